@@ -1,0 +1,1 @@
+//! The engine: a deterministic state machine without input or output of its own. Pure.

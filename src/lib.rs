@@ -1,0 +1,17 @@
+//! Tidegate: streaming dataflow for time-series analytics on industrial gateways.
+//!
+//! Start with [`core`] (the engine), then [`registry`] (what a component is); ARCHITECTURE.md has the map.
+
+pub mod codec;
+pub mod config;
+pub mod core;
+pub mod error;
+pub mod expr;
+pub mod model;
+pub mod operator;
+pub mod sim;
+pub mod sink;
+pub mod source;
+pub mod store;
+
+pub use error::{Error, Kind, Result};

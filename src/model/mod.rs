@@ -1,0 +1,1 @@
+//! Quantized models: the file format, int8 kernels, training and verification. Pure.

@@ -1,0 +1,1 @@
+//! The operators: one file is one component (config, code, tests). Pure.

@@ -1,0 +1,1 @@
+//! Sinks: where results leave. Files, brokers, HTTP.

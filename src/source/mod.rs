@@ -1,0 +1,1 @@
+//! Sources: where data enters. Brokers, files, the simulated plant.

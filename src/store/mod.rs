@@ -1,0 +1,1 @@
+//! Durable storage behind one small trait: the log and checkpoints.
