@@ -9,9 +9,12 @@ pub mod error;
 pub mod expr;
 pub mod model;
 pub mod operator;
+pub mod registry;
 pub mod sim;
 pub mod sink;
 pub mod source;
 pub mod store;
+
+pub mod units;
 
 pub use error::{Error, Kind, Result};

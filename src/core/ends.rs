@@ -1,0 +1,125 @@
+//! The two ends of a pipeline: the only async traits. Everything between them is synchronous.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::event::Epoch;
+use crate::error::Result;
+
+/// A place in a source's or sink's own terms, e.g. a file and a byte offset. Only its owner reads it; it is text
+/// so that a person can too.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position(pub String);
+
+impl Position {
+    /// A position that holds a value as JSON.
+    ///
+    /// # Errors
+    /// If the value cannot be written as JSON.
+    pub fn of<T: Serialize>(value: &T) -> Result<Self> {
+        serde_json::to_string(value)
+            .map(Self)
+            .map_err(|error| crate::Error::state(format!("a position cannot be written: {error}")))
+    }
+
+    /// The value inside.
+    ///
+    /// # Errors
+    /// If the text is not such a value: the position was written by another type or version.
+    pub fn get<'a, T: Deserialize<'a>>(&'a self) -> Result<T> {
+        serde_json::from_str(&self.0).map_err(|error| {
+            crate::Error::state(format!("the saved position `{}` cannot be read: {error}", self.0))
+        })
+    }
+}
+
+/// What names one delivery to a sink. The same after every replay of the log, so that a receiver (or a spool)
+/// can tell a repetition from news.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct DeliveryId {
+    /// `installation/pipeline/sink`; without a log an incarnation stands for the installation, since nothing
+    /// can be replayed then.
+    pub origin: Arc<str>,
+    /// Offset of the log record that caused the delivery.
+    pub offset: u64,
+    /// Which emission of that record to this sink, from 0.
+    pub nth: u32,
+}
+
+impl fmt::Display for DeliveryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}-{}", self.origin, self.offset, self.nth)
+    }
+}
+
+/// Rows from a source, and where the source stands behind them.
+#[derive(Debug, Clone)]
+pub struct SourceBatch {
+    /// The rows, in the schema that the source declared.
+    pub batch: RecordBatch,
+    /// The place to go on from.
+    pub position: Position,
+}
+
+/// Where data enters.
+#[async_trait]
+pub trait Source: Send {
+    /// Connects or opens, from the start or from a position that was committed.
+    ///
+    /// # Errors
+    /// What cannot be helped by trying again; a peer that is merely away is waited for in `next`.
+    async fn open(&mut self, from: Option<&Position>) -> Result<()>;
+
+    /// The next rows; `None` at the end. Cancel-safe: what a dropped call had taken in, the next one gives.
+    ///
+    /// # Errors
+    /// What cannot be helped by trying again.
+    async fn next(&mut self) -> Result<Option<SourceBatch>>;
+
+    /// Everything up to a position is safe: synced in the log, or committed. Never waits for the peer.
+    ///
+    /// # Errors
+    /// What cannot be helped by trying again.
+    async fn acknowledge(&mut self, upto: &Position) -> Result<()>;
+}
+
+/// Where results leave.
+#[async_trait]
+pub trait Sink: Send {
+    /// Connects or opens, at the committed position: what was written behind it is cut off or written again
+    /// under the same ids.
+    ///
+    /// # Errors
+    /// What cannot be helped by trying again.
+    async fn open(&mut self, committed: Option<&Position>) -> Result<()>;
+
+    /// Takes rows. They are safe only after the next `flush`.
+    ///
+    /// # Errors
+    /// What cannot be helped by trying again.
+    async fn write(&mut self, id: DeliveryId, batch: RecordBatch) -> Result<()>;
+
+    /// Returns when everything written is safe, and says where that is.
+    ///
+    /// # Errors
+    /// What cannot be helped by trying again.
+    async fn flush(&mut self, epoch: Epoch) -> Result<Position>;
+
+    /// The epoch is committed everywhere: finished things may show now (a file gets its final name).
+    ///
+    /// # Errors
+    /// What cannot be helped by trying again.
+    async fn committed(&mut self, epoch: Epoch) -> Result<()>;
+
+    /// Nothing more will be written; one last `flush` and `committed` follow and finish what is open.
+    ///
+    /// # Errors
+    /// What cannot be helped by trying again.
+    async fn end(&mut self) -> Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,58 @@
+//! A model as the engine sees it: an identity and a prepared form that only the node that takes it can read.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+
+/// BLAKE3 of everything behind a model file's header: the same bytes are the same model.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ModelId(pub [u8; 32]);
+
+impl ModelId {
+    /// The first 12 hexadecimal digits, as they stand in the `model` column.
+    pub fn short(&self) -> String {
+        self.0[..6].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl fmt::Display for ModelId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for ModelId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ModelId({})", self.short())
+    }
+}
+
+/// A verified model on its way to a node.
+pub struct Model {
+    /// Which model this is.
+    pub id: ModelId,
+    /// The file's bytes, so that a checkpoint can hold the model itself.
+    pub bytes: Arc<[u8]>,
+    /// The form that runs, built off the engine thread by the [`ModelGate`] of the node that takes it.
+    pub prepared: Box<dyn Any + Send + Sync>,
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Model({}, {} bytes)", self.id.short(), self.bytes.len())
+    }
+}
+
+/// Where a model for a node is verified and prepared, off the engine thread. A node whose type takes models
+/// comes with its gate; the gate knows the node's input columns.
+pub trait ModelGate: Send + Sync {
+    /// Checks a model file for this node and prepares it to run.
+    ///
+    /// # Errors
+    /// The reason why the node cannot take it, in words for the person who sent it.
+    fn admit(&self, bytes: &[u8]) -> Result<Model>;
+}
