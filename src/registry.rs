@@ -10,7 +10,7 @@ use arrow::datatypes::SchemaRef;
 use schemars::{JsonSchema, Schema, schema_for};
 use serde::de::DeserializeOwned;
 
-use crate::core::{Fingerprint, ModelGate, Operator, Port, Sink, Source};
+use crate::core::{Fingerprint, ModelSlot, Operator, Port, Sink, Source};
 use crate::error::Result;
 
 /// Something wrong with one component's configuration.
@@ -106,6 +106,25 @@ pub struct Context<'a> {
     pub inputs: &'a [InputSchema],
     /// Files that the configuration names.
     pub files: &'a dyn Files,
+    /// How large the batches of a source may grow.
+    pub batch: BatchLimits,
+}
+
+/// Bounds of a batch of raw messages: it is handed on when the first of them is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchLimits {
+    /// Most messages.
+    pub rows: usize,
+    /// Most bytes of payload.
+    pub bytes: usize,
+    /// Longest wait for the batch to fill, from its first message on.
+    pub age: std::time::Duration,
+}
+
+impl Default for BatchLimits {
+    fn default() -> Self {
+        Self { rows: 8192, bytes: 1 << 20, age: std::time::Duration::from_millis(20) }
+    }
 }
 
 impl Context<'_> {
@@ -126,8 +145,8 @@ pub struct Built {
     pub meaning: String,
     /// Whether it makes its own watermark.
     pub own_watermark: bool,
-    /// Where models for it are admitted.
-    pub gate: Option<Arc<dyn ModelGate>>,
+    /// How models reach it.
+    pub models: Option<ModelSlot>,
 }
 
 impl Built {
@@ -138,7 +157,7 @@ impl Built {
             ports: vec![Port { name: "", schema }],
             meaning: meaning.into(),
             own_watermark: false,
-            gate: None,
+            models: None,
         }
     }
 
@@ -197,9 +216,14 @@ pub struct BuiltSource {
     pub acknowledges: bool,
     /// Whether it follows the wall clock: `idle` and `ahead` apply.
     pub live: bool,
+    /// Makes a second source on the same connection settings for one topic, for models that come by broker.
+    pub companion: Option<Companion>,
     /// What `check` should tell the user about this source.
     pub notes: Vec<String>,
 }
+
+/// Makes a source of raw messages for one topic.
+pub type Companion = Arc<dyn Fn(&str) -> Box<dyn Source> + Send + Sync>;
 
 /// The configuration of a source type.
 pub trait SourceConfig: DeserializeOwned + JsonSchema + 'static {

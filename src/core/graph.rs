@@ -1,11 +1,9 @@
 //! The graph: nodes in topological order, the edges between them, and where sinks hang.
 
-use std::sync::Arc;
-
 use arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Serialize};
 
-use super::model::ModelGate;
+use super::model::ModelSlot;
 use super::operator::Operator;
 use crate::error::{Error, Result};
 
@@ -67,8 +65,8 @@ pub struct Node {
     pub fingerprint: Fingerprint,
     /// Whether it makes its own watermark instead of passing its inputs' on.
     pub own_watermark: bool,
-    /// Where models for it are admitted; `None` if it takes none.
-    pub gate: Option<Arc<dyn ModelGate>>,
+    /// How models reach it; `None` if it takes none.
+    pub models: Option<ModelSlot>,
 }
 
 /// A sink's place in the graph.

@@ -56,3 +56,16 @@ pub trait ModelGate: Send + Sync {
     /// The reason why the node cannot take it, in words for the person who sent it.
     fn admit(&self, bytes: &[u8]) -> Result<Model>;
 }
+
+/// How a node that takes models gets them.
+#[derive(Clone)]
+pub struct ModelSlot {
+    /// Where a model is verified and prepared for this node.
+    pub gate: Arc<dyn ModelGate>,
+    /// A file that is watched: when its contents change they are admitted.
+    pub file: Option<String>,
+    /// A retained topic, on the broker of one of the pipeline's MQTT sources, that carries models.
+    pub topic: Option<String>,
+    /// The id of the model it was built with, if it was built with one.
+    pub initial: Option<ModelId>,
+}
