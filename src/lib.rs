@@ -2,14 +2,17 @@
 //!
 //! Start with [`core`] (the engine), then [`registry`] (what a component is); ARCHITECTURE.md has the map.
 
+pub mod clock;
 pub mod codec;
 pub mod config;
 pub mod core;
 pub mod error;
 pub mod expr;
 pub mod model;
+pub mod net;
 pub mod operator;
 pub mod registry;
+pub mod runtime;
 pub mod sim;
 pub mod sink;
 pub mod source;

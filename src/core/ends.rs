@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::event::Epoch;
+use super::operator::Count;
 use crate::error::Result;
 
 /// A place in a source's or sink's own terms, e.g. a file and a byte offset. Only its owner reads it; it is text
@@ -85,6 +86,14 @@ pub trait Source: Send {
     /// # Errors
     /// What cannot be helped by trying again.
     async fn acknowledge(&mut self, upto: &Position) -> Result<()>;
+
+    /// What the source has counted since the last call, e.g. messages too large.
+    fn take_counts(&mut self) -> Vec<(Count, u64)> {
+        Vec::new()
+    }
+
+    /// The pipeline has stopped: what was acknowledged last still goes out.
+    async fn close(&mut self) {}
 }
 
 /// Where results leave.

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 
-use super::event::{Barrier, Change, Event, EventTime, Now, Record};
+use super::event::{Barrier, Change, Epoch, Event, EventTime, Now, Record};
 use super::graph::{Edge, Graph};
+use super::model::ModelId;
 use super::operator::{Count, Flow, Output};
 use super::snapshot::{EdgeState, NodeState, Restored, Snapshot};
 use super::state::{StateReader, StateWriter};
@@ -31,6 +32,8 @@ pub enum Effect {
     Snapshot(Snapshot),
     /// A change could not be made; everything goes on as before.
     Rejected {
+        /// The cut at which it should have been made.
+        epoch: Epoch,
         /// The node that refused.
         node: String,
         /// Why.
@@ -212,6 +215,11 @@ impl Engine {
         self.graph.nodes.iter().zip(&self.places).map(|(node, place)| (node.name.as_str(), &place.stats))
     }
 
+    /// The model that a node by index runs now, for those that run one.
+    pub fn model(&self, node: usize) -> Option<ModelId> {
+        self.graph.nodes[node].operator.model()
+    }
+
     /// The watermark of a node by index: no row before it will come.
     pub fn watermark(&self, node: usize) -> EventTime {
         EventTime(self.places[node].watermark)
@@ -349,7 +357,11 @@ impl Engine {
                     None => Err(Error::model(format!("there is no operator `{node}`"))),
                 };
                 if let Err(error) = outcome {
-                    self.effects.push_back(Effect::Rejected { node: node.clone(), error: error.at(node) });
+                    self.effects.push_back(Effect::Rejected {
+                        epoch: barrier.epoch,
+                        node: node.clone(),
+                        error: error.at(node),
+                    });
                 }
             }
             Some(Change::Graph(graph)) => {
@@ -378,7 +390,7 @@ impl Engine {
             }
             Err(error) => {
                 let node = error.node.clone().unwrap_or_default();
-                self.effects.push_back(Effect::Rejected { node, error });
+                self.effects.push_back(Effect::Rejected { epoch: barrier.epoch, node, error });
             }
         }
         Ok(())

@@ -6,7 +6,7 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 
 use super::event::{EventTime, Now};
-use super::model::Model;
+use super::model::{Model, ModelId};
 use super::state::{StateReader, StateWriter};
 use crate::error::{Error, Result};
 
@@ -49,6 +49,11 @@ pub trait Operator: Send {
     /// If it takes no model, or not this one; it then goes on with the one it has.
     fn update(&mut self, _model: Arc<Model>) -> Result<()> {
         Err(Error::model("this operator takes no model"))
+    }
+
+    /// The model it runs now, for those that run one.
+    fn model(&self) -> Option<ModelId> {
+        None
     }
 
     /// Writes down everything that the next row's result depends on, except the configuration.

@@ -1,1 +1,4 @@
 //! Sources: where data enters. Brokers, files, the simulated plant.
+
+pub mod mqtt;
+pub mod raw;

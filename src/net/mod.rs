@@ -1,0 +1,5 @@
+//! What sources and sinks that talk to peers share: secrets, TLS, waiting between tries.
+
+pub mod backoff;
+pub mod secret;
+pub mod tls;

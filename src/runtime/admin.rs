@@ -1,0 +1,185 @@
+//! The admin port: health, metrics, models. Off unless asked for.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde_json::json;
+
+use super::metrics::{PipelineMetrics, exposition};
+use super::models::{MODEL_BYTES_MAX, Models, Submitted};
+use crate::error::{Error, Result};
+
+/// What the admin port knows of one pipeline.
+#[derive(Clone)]
+pub struct Served {
+    /// Its counts.
+    pub metrics: Arc<PipelineMetrics>,
+    /// Its models.
+    pub models: Arc<Models>,
+    /// Whether it takes rows.
+    pub ready: Arc<AtomicBool>,
+}
+
+struct Admin {
+    pipelines: Vec<Served>,
+    token: Option<String>,
+}
+
+/// Listens; gives the address it got (the port may be 0) and the task that serves.
+///
+/// # Errors
+/// If the address cannot be listened on, or is not loopback and there is no token.
+pub async fn serve(
+    listen: SocketAddr,
+    token: Option<String>,
+    pipelines: Vec<Served>,
+) -> Result<(SocketAddr, tokio::task::JoinHandle<()>)> {
+    if !listen.ip().is_loopback() && token.is_none() {
+        return Err(Error::config(format!(
+            "the admin port on {listen} can be reached from outside, so it needs a token: give --admin-token-file"
+        )));
+    }
+    let socket = tokio::net::TcpListener::bind(listen)
+        .await
+        .map_err(|error| Error::io(format!("the admin port cannot listen on {listen}"), &error))?;
+    let address =
+        socket.local_addr().map_err(|error| Error::io("asking for the admin port's address", &error))?;
+    let admin = Arc::new(Admin { pipelines, token });
+    let router = Router::new()
+        .route("/health", get(health))
+        .route("/ready", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/models", get(models))
+        .route("/models/{node}", post(submit))
+        .route("/models/{pipeline}/{node}", post(submit_to))
+        .layer(DefaultBodyLimit::max(MODEL_BYTES_MAX))
+        .layer(from_fn_with_state(Arc::clone(&admin), authorize))
+        .with_state(admin);
+    let task = tokio::spawn(async move {
+        if let Err(error) = axum::serve(socket, router).await {
+            tracing::error!(%error, "the admin port has stopped");
+        }
+    });
+    Ok((address, task))
+}
+
+async fn authorize(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
+    let given = request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes().to_vec());
+    let allowed = match &admin.token {
+        None => true,
+        Some(token) => given.is_some_and(|given| {
+            // Compared through a hash, so that the time taken says nothing about the token.
+            blake3::hash(&given) == blake3::hash(format!("Bearer {token}").as_bytes())
+        }),
+    };
+    if allowed {
+        next.run(request).await
+    } else {
+        (StatusCode::UNAUTHORIZED, "give the admin token as `Authorization: Bearer …`\n").into_response()
+    }
+}
+
+fn answer(status: StatusCode, value: &serde_json::Value) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], format!("{value:#}\n")).into_response()
+}
+
+async fn health(State(admin): State<Arc<Admin>>) -> Response {
+    let pipelines: Vec<_> = admin
+        .pipelines
+        .iter()
+        .map(|served| {
+            let owed: Vec<_> = served
+                .metrics
+                .owed()
+                .into_iter()
+                .map(|(epoch, whom)| json!({ "epoch": epoch, "waits_for": whom }))
+                .collect();
+            let totals = served.metrics.totals();
+            json!({
+                "pipeline": served.metrics.pipeline(),
+                "ready": served.ready.load(Ordering::Relaxed),
+                "epoch": served.metrics.committed(),
+                "epochs_under_way": owed,
+                "source_rows": totals.source_rows,
+                "sink_rows": totals.sink_rows.into_iter().collect::<std::collections::BTreeMap<_, _>>(),
+            })
+        })
+        .collect();
+    answer(StatusCode::OK, &json!({ "pipelines": pipelines }))
+}
+
+async fn ready(State(admin): State<Arc<Admin>>) -> Response {
+    let ready = admin.pipelines.iter().all(|served| served.ready.load(Ordering::Relaxed));
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    answer(status, &json!({ "ready": ready }))
+}
+
+async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
+    let pipelines: Vec<_> = admin.pipelines.iter().map(|served| Arc::clone(&served.metrics)).collect();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], exposition(&pipelines)).into_response()
+}
+
+async fn models(State(admin): State<Arc<Admin>>) -> Response {
+    let rows: Vec<_> = admin
+        .pipelines
+        .iter()
+        .flat_map(|served| {
+            let running = served.metrics.models();
+            let pipeline = served.metrics.pipeline();
+            let row = |node: &str| {
+                let id = running.get(node).map(ToString::to_string);
+                json!({ "pipeline": pipeline, "node": node, "model": id })
+            };
+            served.models.nodes().map(row).collect::<Vec<_>>()
+        })
+        .collect();
+    answer(StatusCode::OK, &json!({ "models": rows }))
+}
+
+async fn submit(State(admin): State<Arc<Admin>>, Path(node): Path<String>, body: Bytes) -> Response {
+    let takers: Vec<&Served> =
+        admin.pipelines.iter().filter(|served| served.models.nodes().any(|name| name == node)).collect();
+    match takers.as_slice() {
+        [] => refuse(StatusCode::NOT_FOUND, &format!("no pipeline has a node `{node}` that takes models")),
+        [served] => outcome(served.models.submit(&node, body.to_vec()).await),
+        _ => refuse(
+            StatusCode::BAD_REQUEST,
+            &format!("several pipelines have a node `{node}`: post to /models/<pipeline>/{node}"),
+        ),
+    }
+}
+
+async fn submit_to(
+    State(admin): State<Arc<Admin>>,
+    Path((pipeline, node)): Path<(String, String)>,
+    body: Bytes,
+) -> Response {
+    match admin.pipelines.iter().find(|served| served.metrics.pipeline() == pipeline) {
+        Some(served) => outcome(served.models.submit(&node, body.to_vec()).await),
+        None => refuse(StatusCode::NOT_FOUND, &format!("there is no pipeline `{pipeline}`")),
+    }
+}
+
+fn refuse(status: StatusCode, reason: &str) -> Response {
+    answer(status, &json!({ "error": reason }))
+}
+
+fn outcome(submitted: Submitted) -> Response {
+    match submitted {
+        Submitted::Applied(id) => answer(StatusCode::OK, &json!({ "model": id.to_string() })),
+        Submitted::Pending(id) => {
+            answer(StatusCode::ACCEPTED, &json!({ "model": id.to_string(), "committed": false }))
+        }
+        Submitted::Same(id) => refuse(StatusCode::CONFLICT, &format!("model {} runs already", id.short())),
+        Submitted::NoNode(reason) => refuse(StatusCode::NOT_FOUND, &reason),
+        Submitted::Refused(reason) => refuse(StatusCode::UNPROCESSABLE_ENTITY, &reason),
+    }
+}

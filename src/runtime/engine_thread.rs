@@ -1,0 +1,155 @@
+//! The thread on which one engine runs. It waits only for its feed and, when a sink is full, for that sink.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+
+use super::wire::{Delivery, Feed, Report, Stamped};
+use crate::core::engine::NodeStats;
+use crate::core::{DeliveryId, Effect, Engine, Event, ModelId};
+use crate::error::{Error, Result};
+
+/// How often the counts are copied out while records keep coming.
+const PUBLISH_EVERY: Duration = Duration::from_millis(100);
+
+/// What the engine has done, as last published.
+#[derive(Debug, Clone, Default)]
+pub struct EngineStats {
+    /// Name and counts of every node, in graph order.
+    pub nodes: Vec<(String, NodeStats)>,
+    /// Watermark of every node, microseconds since 1970.
+    pub watermarks: Vec<i64>,
+    /// The model that each node runs, if it runs one.
+    pub models: Vec<Option<ModelId>>,
+    /// Longest single call so far.
+    pub call_max: Duration,
+    /// Offset of the last record handled.
+    pub offset: u64,
+}
+
+/// What the engine thread is connected to.
+pub struct EngineLines {
+    /// Records, already safe where there is a journal.
+    pub feed: mpsc::Receiver<Feed>,
+    /// One per sink, bounded; a full one stops the engine.
+    pub sinks: Vec<mpsc::Sender<Delivery>>,
+    /// `installation/pipeline/sink` of each sink.
+    pub origins: Vec<Arc<str>>,
+    /// To the coordinator.
+    pub reports: mpsc::UnboundedSender<Report>,
+    /// When the engine wants its next tick.
+    pub deadline: watch::Sender<Option<Duration>>,
+    /// The published counts.
+    pub stats: Arc<Mutex<EngineStats>>,
+}
+
+/// Starts the thread. It ends when its feed closes, a sink is gone, or the engine fails.
+///
+/// # Errors
+/// If the system gives no thread.
+pub fn spawn(engine: Engine, lines: EngineLines) -> Result<std::thread::JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name("engine".to_owned())
+        .spawn(move || {
+            let reports = lines.reports.clone();
+            let outcome = catch_unwind(AssertUnwindSafe(|| drive(engine, lines)));
+            let failure = match outcome {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => error,
+                Err(panic) => Error::data(format!("an operator panicked: {}", panic_text(panic.as_ref()))),
+            };
+            let _ = reports.send(Report::Failed(failure));
+        })
+        .map_err(|error| Error::io("starting the engine thread", &error))
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}
+
+fn drive(mut engine: Engine, mut lines: EngineLines) -> Result<()> {
+    let mut stats = EngineStats::default();
+    let mut published = Instant::now();
+    publish(&engine, &mut stats, &lines);
+    loop {
+        let feed = match lines.feed.try_recv() {
+            Ok(feed) => feed,
+            Err(mpsc::error::TryRecvError::Disconnected) => break,
+            Err(mpsc::error::TryRecvError::Empty) => {
+                publish(&engine, &mut stats, &lines);
+                match lines.feed.blocking_recv() {
+                    Some(feed) => feed,
+                    None => break,
+                }
+            }
+        };
+        let Feed::Record(stamped) = feed else { continue };
+        stats.offset = stamped.offset;
+        let started = Instant::now();
+        let going = handle(&mut engine, stamped, &lines)?;
+        stats.call_max = stats.call_max.max(started.elapsed());
+        if !going {
+            break;
+        }
+        if published.elapsed() >= PUBLISH_EVERY {
+            publish(&engine, &mut stats, &lines);
+            published = Instant::now();
+        }
+    }
+    publish(&engine, &mut stats, &lines);
+    Ok(())
+}
+
+/// One record and all its effects; false when a sink or the coordinator is gone.
+fn handle(engine: &mut Engine, stamped: Stamped, lines: &EngineLines) -> Result<bool> {
+    let offset = stamped.offset;
+    engine.handle(stamped.now, stamped.record)?;
+    let mut emitted = vec![0u32; lines.sinks.len()];
+    while let Some(effect) = engine.poll() {
+        let sent = match effect {
+            Effect::Emit { sink, event } => {
+                let delivery = match event {
+                    Event::Batch(batch) => {
+                        let nth = emitted[sink];
+                        emitted[sink] += 1;
+                        Delivery::Batch {
+                            id: DeliveryId { origin: Arc::clone(&lines.origins[sink]), offset, nth },
+                            batch,
+                        }
+                    }
+                    Event::Barrier(barrier) => Delivery::Barrier(barrier.epoch),
+                    Event::End => Delivery::End,
+                };
+                lines.sinks[sink].blocking_send(delivery).is_ok()
+            }
+            Effect::Snapshot(snapshot) => lines.reports.send(Report::Snapshot(snapshot)).is_ok(),
+            Effect::Rejected { epoch, node, error } => {
+                lines.reports.send(Report::Rejected { epoch, node, error }).is_ok()
+            }
+        };
+        if !sent {
+            return Ok(false);
+        }
+    }
+    let deadline = engine.deadline();
+    lines.deadline.send_if_modified(|known| std::mem::replace(known, deadline) != deadline);
+    Ok(true)
+}
+
+fn publish(engine: &Engine, stats: &mut EngineStats, lines: &EngineLines) {
+    stats.nodes.clear();
+    stats.nodes.extend(engine.stats().map(|(name, counts)| (name.to_owned(), counts.clone())));
+    stats.watermarks.clear();
+    stats.watermarks.extend((0..stats.nodes.len()).map(|node| engine.watermark(node).micros()));
+    stats.models.clear();
+    stats.models.extend((0..stats.nodes.len()).map(|node| engine.model(node)));
+    if let Ok(mut shared) = lines.stats.lock() {
+        shared.clone_from(stats);
+    }
+}

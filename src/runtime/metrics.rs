@@ -1,0 +1,286 @@
+//! What a running pipeline counts, and its Prometheus text form.
+//!
+//! The names follow one pattern: `tidegate_<source|operator|sink>_<what>_total`; every count an operator makes
+//! is `tidegate_<what>_total` with the labels pipeline, node and, where it has one, reason.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+
+use super::engine_thread::EngineStats;
+use super::sink_task::SinkCounters;
+use crate::clock::wall;
+use crate::core::{Count, Epoch, Epochs, ModelId};
+
+#[derive(Debug, Default)]
+struct SourceCounters {
+    rows: AtomicU64,
+    batches: AtomicU64,
+    bytes: AtomicU64,
+    others: Mutex<BTreeMap<Count, u64>>,
+}
+
+/// The counts of one pipeline.
+#[derive(Debug)]
+pub struct PipelineMetrics {
+    pipeline: String,
+    source_names: Vec<String>,
+    sources: Vec<SourceCounters>,
+    sink_names: Vec<String>,
+    /// What each sink has taken.
+    pub sinks: Vec<Arc<SinkCounters>>,
+    /// What the engine has done.
+    pub engine: Arc<Mutex<EngineStats>>,
+    log_bytes: AtomicU64,
+    epoch: AtomicU64,
+    owed: Mutex<Vec<(u64, Vec<String>)>>,
+}
+
+/// A consistent-enough copy of the counts, for a display.
+#[derive(Debug, Clone, Default)]
+pub struct Totals {
+    /// Rows from all sources.
+    pub source_rows: u64,
+    /// Bytes of payload from all sources.
+    pub source_bytes: u64,
+    /// Rows to each sink by name.
+    pub sink_rows: Vec<(String, u64)>,
+}
+
+impl PipelineMetrics {
+    /// All zero.
+    pub fn new(pipeline: &str, source_names: Vec<String>, sink_names: Vec<String>) -> Self {
+        Self {
+            pipeline: pipeline.to_owned(),
+            sources: source_names.iter().map(|_| SourceCounters::default()).collect(),
+            source_names,
+            sinks: sink_names.iter().map(|_| Arc::new(SinkCounters::default())).collect(),
+            sink_names,
+            engine: Arc::default(),
+            log_bytes: AtomicU64::new(0),
+            epoch: AtomicU64::new(0),
+            owed: Mutex::default(),
+        }
+    }
+
+    /// The pipeline's name.
+    pub fn pipeline(&self) -> &str {
+        &self.pipeline
+    }
+
+    /// The name of a source.
+    pub fn source_name(&self, input: usize) -> &str {
+        &self.source_names[input]
+    }
+
+    pub(super) fn source(&self, input: usize, batch: &RecordBatch) {
+        let counters = &self.sources[input];
+        counters.rows.fetch_add(batch.num_rows() as u64, Relaxed);
+        counters.batches.fetch_add(1, Relaxed);
+        let payload = batch.column_by_name("payload").map_or_else(
+            || batch.get_array_memory_size(),
+            |column| {
+                let column = column.as_any().downcast_ref::<arrow::array::BinaryArray>();
+                column.map_or(0, |column| {
+                    let offsets = column.value_offsets();
+                    (offsets[offsets.len() - 1] - offsets[0]) as usize
+                })
+            },
+        );
+        counters.bytes.fetch_add(payload as u64, Relaxed);
+    }
+
+    pub(super) fn source_counts(&self, input: usize, counts: Vec<(Count, u64)>) {
+        if counts.is_empty() {
+            return;
+        }
+        if let Ok(mut others) = self.sources[input].others.lock() {
+            for (count, by) in counts {
+                *others.entry(count).or_default() += by;
+            }
+        }
+    }
+
+    pub(super) fn set_log_bytes(&self, bytes: u64) {
+        self.log_bytes.store(bytes, Relaxed);
+    }
+
+    pub(super) fn set_committed(&self, epoch: Epoch) {
+        self.epoch.store(epoch.0, Relaxed);
+    }
+
+    pub(super) fn set_owed(&self, epochs: &Epochs) {
+        if let Ok(mut owed) = self.owed.lock() {
+            owed.clear();
+            owed.extend(
+                epochs.owed().map(|(epoch, whom)| (epoch.0, whom.into_iter().map(str::to_owned).collect())),
+            );
+        }
+    }
+
+    /// Which model each node runs, by node.
+    pub fn models(&self) -> BTreeMap<String, ModelId> {
+        let stats = self.engine_stats();
+        let named = stats.nodes.iter().zip(&stats.models);
+        named.filter_map(|((name, _), model)| Some((name.clone(), (*model)?))).collect()
+    }
+
+    /// The epoch committed last; 0 if none.
+    pub fn committed(&self) -> u64 {
+        self.epoch.load(Relaxed)
+    }
+
+    /// On whom each epoch under way waits.
+    pub fn owed(&self) -> Vec<(u64, Vec<String>)> {
+        self.owed.lock().map(|owed| owed.clone()).unwrap_or_default()
+    }
+
+    /// The counts as a display needs them.
+    pub fn totals(&self) -> Totals {
+        Totals {
+            source_rows: self.sources.iter().map(|source| source.rows.load(Relaxed)).sum(),
+            source_bytes: self.sources.iter().map(|source| source.bytes.load(Relaxed)).sum(),
+            sink_rows: (self.sink_names.iter().zip(&self.sinks))
+                .map(|(name, sink)| (name.clone(), sink.rows.load(Relaxed)))
+                .collect(),
+        }
+    }
+
+    /// What the engine has done, as last published.
+    pub fn engine_stats(&self) -> EngineStats {
+        self.engine.lock().map(|stats| stats.clone()).unwrap_or_default()
+    }
+}
+
+/// The Prometheus text exposition (format 0.0.4) of several pipelines.
+pub fn exposition(pipelines: &[Arc<PipelineMetrics>]) -> String {
+    let mut families: BTreeMap<String, (&'static str, Vec<String>)> = BTreeMap::new();
+    for metrics in pipelines {
+        collect(metrics, &mut families);
+    }
+    let mut text = String::new();
+    for (name, (kind, lines)) in families {
+        let _ = writeln!(text, "# TYPE {name} {kind}");
+        for line in lines {
+            let _ = writeln!(text, "{name}{line}");
+        }
+    }
+    text
+}
+
+type Families = BTreeMap<String, (&'static str, Vec<String>)>;
+
+fn collect(metrics: &PipelineMetrics, families: &mut Families) {
+    let mut add = |name: String, kind: &'static str, labels: &[(&str, &str)], value: f64| {
+        let mut line = format!("{{pipeline=\"{}\"", escape(&metrics.pipeline));
+        for (label, text) in labels {
+            let _ = write!(line, ",{label}=\"{}\"", escape(text));
+        }
+        let _ = write!(line, "}} {value}");
+        families.entry(name).or_insert((kind, Vec::new())).1.push(line);
+    };
+    for (name, source) in metrics.source_names.iter().zip(&metrics.sources) {
+        for (what, count) in [("rows", &source.rows), ("batches", &source.batches), ("bytes", &source.bytes)]
+        {
+            let family = format!("tidegate_source_{what}_total");
+            add(family, "counter", &[("node", name)], count.load(Relaxed) as f64);
+        }
+        let others = source.others.lock().map(|others| others.clone()).unwrap_or_default();
+        for (count, by) in others {
+            add_count(&mut add, name, count, by);
+        }
+    }
+    for (name, sink) in metrics.sink_names.iter().zip(&metrics.sinks) {
+        for (what, count) in [("rows", &sink.rows), ("batches", &sink.batches)] {
+            add(
+                format!("tidegate_sink_{what}_total"),
+                "counter",
+                &[("node", name)],
+                count.load(Relaxed) as f64,
+            );
+        }
+    }
+    let engine = metrics.engine_stats();
+    let wall = wall().micros();
+    for ((name, node), watermark) in engine.nodes.iter().zip(&engine.watermarks) {
+        for (what, count) in
+            [("rows_in", node.rows_in), ("rows_out", node.rows_out), ("batches", node.batches_in)]
+        {
+            add(format!("tidegate_operator_{what}_total"), "counter", &[("node", name)], count as f64);
+        }
+        for (count, by) in &node.counts {
+            add_count(&mut add, name, *count, *by);
+        }
+        if *watermark != i64::MIN && *watermark != i64::MAX {
+            let lag = wall.saturating_sub(*watermark) as f64 / 1e6;
+            add("tidegate_watermark_lag_seconds".to_owned(), "gauge", &[("node", name)], lag);
+        }
+    }
+    for (node, model) in metrics.models() {
+        add("tidegate_model_info".to_owned(), "gauge", &[("node", &node), ("model", &model.short())], 1.0);
+    }
+    let call_max = Duration::as_secs_f64(&engine.call_max);
+    add("tidegate_engine_call_seconds_max".to_owned(), "gauge", &[], call_max);
+    add("tidegate_log_bytes".to_owned(), "gauge", &[], metrics.log_bytes.load(Relaxed) as f64);
+    add("tidegate_epoch".to_owned(), "gauge", &[], metrics.committed() as f64);
+    let mut owed: BTreeMap<String, u64> = BTreeMap::new();
+    for (_, whom) in metrics.owed() {
+        whom.into_iter().for_each(|name| *owed.entry(name).or_default() += 1);
+    }
+    for name in metrics.sink_names.iter().map(String::as_str).chain(["engine"]) {
+        let count = owed.get(name).copied().unwrap_or(0);
+        add("tidegate_epochs_owed".to_owned(), "gauge", &[("node", name)], count as f64);
+    }
+}
+
+fn add_count(
+    add: &mut impl FnMut(String, &'static str, &[(&str, &str)], f64),
+    name: &str,
+    count: Count,
+    by: u64,
+) {
+    let labels: &[(&str, &str)] = match count.reason {
+        "" => &[("node", name)],
+        reason => &[("node", name), ("reason", reason)],
+    };
+    add(format!("tidegate_{}_total", count.what), "counter", labels, by as f64);
+}
+
+fn escape(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::Count;
+    use crate::core::engine::NodeStats;
+
+    #[test]
+    fn every_family_is_declared_once_and_labels_are_escaped() {
+        let first = PipelineMetrics::new("a\"b", vec!["plant".into()], vec!["out".into()]);
+        let counts = BTreeMap::from([(Count { what: "bad_payloads", reason: "malformed" }, 3)]);
+        *first.engine.lock().unwrap() = EngineStats {
+            nodes: vec![("plant".into(), NodeStats { rows_in: 7, counts, ..NodeStats::default() })],
+            watermarks: vec![i64::MIN],
+            ..EngineStats::default()
+        };
+        let second = PipelineMetrics::new("second", vec!["plant".into()], vec![]);
+        let text = exposition(&[Arc::new(first), Arc::new(second)]);
+        let families: Vec<&str> = text.lines().filter(|line| line.starts_with("# TYPE")).collect();
+        let mut unique = families.clone();
+        unique.dedup();
+        assert_eq!(families, unique);
+        assert!(
+            text.contains("tidegate_operator_rows_in_total{pipeline=\"a\\\"b\",node=\"plant\"} 7\n"),
+            "{text}"
+        );
+        assert!(text.contains(
+            "tidegate_bad_payloads_total{pipeline=\"a\\\"b\",node=\"plant\",reason=\"malformed\"} 3\n"
+        ));
+    }
+}

@@ -1,0 +1,12 @@
+//! The tokio shell around the engine: tasks for sources and sinks, one thread per engine, the coordinator.
+
+pub mod admin;
+pub mod broker;
+pub mod coordinator;
+pub mod durable;
+pub mod engine_thread;
+pub mod metrics;
+pub mod models;
+pub mod sink_task;
+pub mod source_task;
+pub mod wire;

@@ -1,0 +1,215 @@
+//! How models reach a running pipeline: by request, by a changed file, by a retained topic.
+//!
+//! Whatever the way, a model is verified here, off the engine thread, kept durably where there is a data
+//! directory, and then applied at a cut. The one that runs goes on until then, and also when the new one is refused.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arrow::array::AsArray;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{info, warn};
+
+use super::coordinator::Request;
+use super::metrics::PipelineMetrics;
+use crate::core::{Model, ModelId, ModelSlot, Source};
+use crate::error::{Error, Result};
+
+/// How often a model file is looked at for changes.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How long a submitter waits for the commit before being told that it is still to come.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
+
+/// Largest model file, in bytes.
+pub const MODEL_BYTES_MAX: usize = 64 << 20;
+
+/// What became of a submitted model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Submitted {
+    /// It runs, and the cut at which it began is committed.
+    Applied(ModelId),
+    /// It is the one that runs already.
+    Same(ModelId),
+    /// There is no such node, or it takes no models.
+    NoNode(String),
+    /// The node cannot take it, and why.
+    Refused(String),
+    /// It was accepted, but a sink holds up the commit.
+    Pending(ModelId),
+}
+
+/// The models of one pipeline.
+pub struct Models {
+    slots: BTreeMap<String, ModelSlot>,
+    requests: mpsc::Sender<Request>,
+    metrics: Arc<PipelineMetrics>,
+    directory: Option<PathBuf>,
+}
+
+impl Models {
+    /// Over the nodes that take models; they are kept in `directory` where there is one.
+    pub fn new(
+        slots: BTreeMap<String, ModelSlot>,
+        requests: mpsc::Sender<Request>,
+        metrics: Arc<PipelineMetrics>,
+        directory: Option<PathBuf>,
+    ) -> Self {
+        Self { slots, requests, metrics, directory }
+    }
+
+    /// The nodes that take models.
+    pub fn nodes(&self) -> impl Iterator<Item = &str> {
+        self.slots.keys().map(String::as_str)
+    }
+
+    /// Verifies a model for a node and applies it at a cut.
+    pub async fn submit(&self, node: &str, bytes: Vec<u8>) -> Submitted {
+        let Some(slot) = self.slots.get(node) else {
+            let nodes: Vec<&str> = self.nodes().collect();
+            return Submitted::NoNode(format!(
+                "`{node}` takes no models; those that do: {}",
+                nodes.join(", ")
+            ));
+        };
+        let gate = Arc::clone(&slot.gate);
+        let directory = self.directory.clone();
+        let verified = tokio::task::spawn_blocking(move || {
+            let model = gate.admit(&bytes)?;
+            if let Some(directory) = directory {
+                keep(&directory, &model)?;
+            }
+            Ok::<_, Error>(Arc::new(model))
+        });
+        let model = match verified.await {
+            Ok(Ok(model)) => model,
+            Ok(Err(error)) => return Submitted::Refused(error.message),
+            Err(error) => return Submitted::Refused(format!("verifying it failed: {error}")),
+        };
+        let id = model.id;
+        if self.metrics.models().get(node) == Some(&id) {
+            return Submitted::Same(id);
+        }
+        let (answer, answered) = oneshot::channel();
+        let request = Request::Model { node: node.to_owned(), model, answer };
+        if self.requests.send(request).await.is_err() {
+            return Submitted::Refused("the pipeline is stopping".to_owned());
+        }
+        match tokio::time::timeout(ANSWER_MAX, answered).await {
+            Ok(Ok(Ok(()))) => Submitted::Applied(id),
+            Ok(Ok(Err(error))) => Submitted::Refused(error.message),
+            Ok(Err(_)) => Submitted::Refused("the pipeline is stopping".to_owned()),
+            Err(_) => Submitted::Pending(id),
+        }
+    }
+
+    /// Submits and says in the log what became of it.
+    pub async fn submit_and_log(&self, node: &str, bytes: Vec<u8>, origin: &str) {
+        match self.submit(node, bytes).await {
+            Submitted::Applied(id) => info!(node, model = id.short(), origin, "model applied"),
+            Submitted::Same(_) => {}
+            Submitted::Pending(id) => warn!(node, model = id.short(), origin, "model not committed yet"),
+            Submitted::NoNode(reason) | Submitted::Refused(reason) => {
+                warn!(node, origin, reason, "model refused; the old one goes on");
+            }
+        }
+    }
+
+    /// Follows a node's model file for ever.
+    pub async fn follow_file(self: Arc<Self>, node: String, path: PathBuf) {
+        let mut known = look(&path);
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let seen = look(&path);
+            if seen == known || seen.is_none() {
+                continue;
+            }
+            // A file that is still being written changes again: wait until it stands still.
+            tokio::time::sleep(LOOK_EVERY / 5).await;
+            if look(&path) != seen {
+                continue;
+            }
+            known = seen;
+            match tokio::fs::read(&path).await {
+                Ok(bytes) => self.submit_and_log(&node, bytes, "file").await,
+                Err(error) => warn!(node, path = %path.display(), %error, "the model file cannot be read"),
+            }
+        }
+    }
+
+    /// Follows a node's model topic for ever.
+    pub async fn follow_topic(self: Arc<Self>, node: String, mut source: Box<dyn Source>) {
+        if let Err(error) = source.open(None).await {
+            warn!(node, %error, "the model topic cannot be followed");
+            return;
+        }
+        loop {
+            let rows = match source.next().await {
+                Ok(Some(rows)) => rows,
+                Ok(None) => return,
+                Err(error) => {
+                    warn!(node, %error, "the model topic cannot be followed any more");
+                    return;
+                }
+            };
+            if let Some(payloads) =
+                rows.batch.column_by_name("payload").and_then(|column| column.as_binary_opt::<i32>())
+            {
+                // Only the newest counts; an empty payload is how MQTT deletes a retained message.
+                if let Some(newest) = payloads.iter().flatten().filter(|payload| !payload.is_empty()).last() {
+                    self.submit_and_log(&node, newest.to_vec(), "topic").await;
+                }
+            }
+            if let Err(error) = source.acknowledge(&rows.position).await {
+                warn!(node, %error, "a model message could not be acknowledged");
+            }
+        }
+    }
+
+    /// A model that was kept, by its id, prepared for a node again.
+    ///
+    /// # Errors
+    /// If it is not there or not admitted any more.
+    pub fn recall(
+        slots: &BTreeMap<String, ModelSlot>,
+        directory: &std::path::Path,
+        node: &str,
+        id: &str,
+    ) -> Result<Arc<Model>> {
+        let path = directory.join(file_name(id));
+        let bytes =
+            std::fs::read(&path).map_err(|error| Error::io(format!("reading {}", path.display()), &error))?;
+        let slot = slots.get(node).ok_or_else(|| Error::model(format!("`{node}` takes no models")))?;
+        slot.gate.admit(&bytes).map(Arc::new)
+    }
+}
+
+fn file_name(id: &str) -> String {
+    format!("{id}.tgm")
+}
+
+/// Writes a model under its id so that it is there after a power cut.
+fn keep(directory: &std::path::Path, model: &Model) -> Result<()> {
+    use std::io::Write;
+    let path = directory.join(file_name(&model.id.to_string()));
+    if path.exists() {
+        return Ok(());
+    }
+    let failed =
+        |error: std::io::Error| Error::io(format!("keeping the model in {}", directory.display()), &error);
+    std::fs::create_dir_all(directory).map_err(failed)?;
+    let partial = path.with_extension("part");
+    let mut file = std::fs::File::create(&partial).map_err(failed)?;
+    file.write_all(&model.bytes).map_err(failed)?;
+    file.sync_all().map_err(failed)?;
+    std::fs::rename(&partial, &path).map_err(failed)?;
+    std::fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)
+}
+
+/// What tells one state of a file from the next.
+fn look(path: &std::path::Path) -> Option<(SystemTime, u64)> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.modified().ok()?, metadata.len()))
+}

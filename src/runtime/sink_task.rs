@@ -1,0 +1,80 @@
+//! The task around one sink: deliveries in order, positions back at every barrier.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::mpsc;
+
+use super::wire::{Delivery, Report, SinkOrder, report_failure};
+use crate::core::{Position, Sink};
+use crate::error::Result;
+
+/// What a sink has taken so far.
+#[derive(Debug, Default)]
+pub struct SinkCounters {
+    /// Rows written.
+    pub rows: AtomicU64,
+    /// Batches written.
+    pub batches: AtomicU64,
+}
+
+/// What a sink task needs besides its sink.
+pub struct SinkLines {
+    /// Which sink of the graph.
+    pub sink: usize,
+    /// The sink's name.
+    pub name: String,
+    /// The position committed last.
+    pub committed: Option<Position>,
+    /// From the engine; bounded.
+    pub deliveries: mpsc::Receiver<Delivery>,
+    /// From the coordinator; at most one per epoch under way.
+    pub orders: mpsc::UnboundedReceiver<SinkOrder>,
+    /// To the coordinator.
+    pub reports: mpsc::UnboundedSender<Report>,
+    /// What it has taken.
+    pub counters: Arc<SinkCounters>,
+}
+
+/// Runs a sink until it is told to close, fails, or nobody writes any more.
+pub async fn run(mut sink: Box<dyn Sink>, mut lines: SinkLines) {
+    let outcome = drive(sink.as_mut(), &mut lines).await;
+    report_failure(outcome, &lines.name, &lines.reports);
+}
+
+async fn drive(sink: &mut dyn Sink, lines: &mut SinkLines) -> Result<()> {
+    sink.open(lines.committed.as_ref()).await?;
+    let mut writing = true;
+    loop {
+        tokio::select! {
+            biased;
+            order = lines.orders.recv() => match order {
+                Some(SinkOrder::Committed(epoch)) => sink.committed(epoch).await?,
+                Some(SinkOrder::Close(epoch)) => return sink.committed(epoch).await,
+                None => return Ok(()),
+            },
+            delivery = lines.deliveries.recv(), if writing => match delivery {
+                Some(delivery) => deliver(sink, delivery, lines).await?,
+                None => writing = false,
+            }
+        }
+    }
+}
+
+async fn deliver(sink: &mut dyn Sink, delivery: Delivery, lines: &SinkLines) -> Result<()> {
+    match delivery {
+        Delivery::Batch { id, batch } => {
+            let rows = batch.num_rows() as u64;
+            sink.write(id, batch).await?;
+            lines.counters.rows.fetch_add(rows, Ordering::Relaxed);
+            lines.counters.batches.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }
+        Delivery::Barrier(epoch) => {
+            let position = sink.flush(epoch).await?;
+            let _ = lines.reports.send(Report::Flushed { sink: lines.sink, epoch, position });
+            Ok(())
+        }
+        Delivery::End => sink.end().await,
+    }
+}

@@ -1,0 +1,120 @@
+//! What travels between the tasks of one pipeline.
+//!
+//! Sources send `Arrival`s to the coordinator. The coordinator gives each record its place in the one order
+//! (`Stamped`), and the records go through the journal, if there is one, to the engine thread; from there
+//! `Delivery`s go to the sinks. `Report`s come back to the coordinator from everywhere.
+
+use arrow::array::RecordBatch;
+
+use crate::core::{DeliveryId, Epoch, Now, Position, Record, Snapshot};
+use crate::error::{Error, Result};
+
+/// From a source to the coordinator.
+#[derive(Debug)]
+pub enum Arrival {
+    /// Rows, and where the source stands behind them.
+    Batch {
+        /// Which source.
+        input: usize,
+        /// The rows.
+        batch: RecordBatch,
+        /// Where the source stands behind them.
+        position: Position,
+    },
+    /// The source has ended.
+    End {
+        /// Which source.
+        input: usize,
+    },
+}
+
+/// A record in its place.
+#[derive(Debug)]
+pub struct Stamped {
+    /// Its number in the pipeline's one order, which is its offset in the log.
+    pub offset: u64,
+    /// When it entered.
+    pub now: Now,
+    /// The record.
+    pub record: Record,
+    /// For a batch: where its source stands behind it.
+    pub position: Option<Position>,
+}
+
+/// From the coordinator to the journal or, without one, straight to the engine.
+#[derive(Debug)]
+pub enum Feed {
+    /// A new record.
+    Record(Stamped),
+    /// Records before this offset are not needed any more.
+    RemoveBefore(u64),
+}
+
+/// From the engine to a sink.
+#[derive(Debug)]
+pub enum Delivery {
+    /// Rows.
+    Batch {
+        /// The delivery's name.
+        id: DeliveryId,
+        /// The rows.
+        batch: RecordBatch,
+    },
+    /// Everything before this belongs to the epoch.
+    Barrier(Epoch),
+    /// Nothing more will come.
+    End,
+}
+
+/// From the coordinator to a sink, beside its deliveries.
+#[derive(Debug, Clone, Copy)]
+pub enum SinkOrder {
+    /// The epoch is committed.
+    Committed(Epoch),
+    /// The epoch is committed and it was the last: close.
+    Close(Epoch),
+}
+
+/// From anywhere to the coordinator.
+#[derive(Debug)]
+pub enum Report {
+    /// Everything before the offset is on disk; for each source that gave something, how far that is.
+    Synced {
+        /// Offset of the first record that may not be on disk.
+        below: u64,
+        /// Source and position.
+        positions: Vec<(usize, Position)>,
+        /// What the log holds now.
+        log_bytes: u64,
+    },
+    /// The engine has made a cut.
+    Snapshot(Snapshot),
+    /// A change of the running cut was refused; everything else goes on.
+    Rejected {
+        /// The cut.
+        epoch: Epoch,
+        /// The node that refused.
+        node: String,
+        /// Why.
+        error: Error,
+    },
+    /// A sink has everything up to a barrier safe.
+    Flushed {
+        /// Which sink.
+        sink: usize,
+        /// The epoch of the barrier.
+        epoch: Epoch,
+        /// Where the sink stands.
+        position: Position,
+    },
+    /// A part cannot go on.
+    Failed(Error),
+}
+
+/// The end of a task that may fail: its failure goes to the coordinator.
+pub fn report_failure(outcome: Result<()>, name: &str, reports: &tokio::sync::mpsc::UnboundedSender<Report>) {
+    if let Err(error) = outcome {
+        // The coordinator may be gone already, and then nobody waits for it.
+        let _ = reports.send(Report::Failed(error.at(name)));
+    }
+}

@@ -1,0 +1,460 @@
+//! The session with a broker: connecting for ever, taking messages in, acknowledging in the order of receipt.
+//!
+//! One task does all of it. Acknowledgements never wait: they are put beside the connection and sent with the
+//! next write. Those of an older connection are dropped, since the packet identifiers died with it and the broker
+//! sends the messages again.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use tracing::{debug, info, warn};
+
+use super::connection::{ConnectSettings, Connection, Handshake, Lost, parse};
+use super::wire::{self, Protocol};
+use crate::core::ends::SourceBatch;
+use crate::core::{Count, Position, Source};
+use crate::error::Result;
+use crate::net::backoff::Backoff;
+use crate::net::secret;
+use crate::net::tls::TlsSettings;
+use crate::registry::BatchLimits;
+use crate::source::raw::RawBuilder;
+use crate::units::Secret;
+
+/// Which version of MQTT to speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+pub enum Version {
+    /// 5, or 3.1.1 if the broker does not know 5.
+    #[default]
+    #[serde(rename = "auto")]
+    Auto,
+    /// MQTT 3.1.1.
+    #[serde(rename = "3.1.1")]
+    V4,
+    /// MQTT 5.
+    #[serde(rename = "5")]
+    V5,
+}
+
+/// How a session is held.
+#[derive(Clone)]
+pub struct SessionSettings {
+    /// Host name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// TLS, if wanted.
+    pub tls: Option<TlsSettings>,
+    /// A stable client identifier; without one the session is clean and the identifier random.
+    pub client_id: Option<String>,
+    /// Seconds that an MQTT 5 broker keeps the session.
+    pub session_expiry: u32,
+    /// Version of the protocol.
+    pub version: Version,
+    /// User name.
+    pub username: Option<String>,
+    /// Password.
+    pub password: Option<Secret>,
+    /// Seconds between signs of life.
+    pub keep_alive: u16,
+    /// Largest packet taken, in bytes.
+    pub packet_bytes_max: usize,
+    /// Receive maximum for MQTT 5.
+    pub in_flight: u16,
+    /// Acknowledge on receipt instead of when told.
+    pub acknowledge_on_receipt: bool,
+    /// 0 or 1.
+    pub qos: u8,
+    /// What to subscribe to.
+    pub filters: Vec<String>,
+    /// Bounds of a batch.
+    pub batch: BatchLimits,
+}
+
+type Opening = Pin<Box<dyn Future<Output = std::result::Result<Connection, Lost>> + Send>>;
+
+enum Link {
+    /// Waiting to try again.
+    Down {
+        until: Instant,
+    },
+    Opening(Opening),
+    Up(Box<Up>),
+}
+
+struct Up {
+    connection: Connection,
+    ping_at: Instant,
+    /// When the answer to a ping must be there.
+    pong_by: Option<Instant>,
+    /// Bytes of a packet too large that are still to come.
+    to_skip: usize,
+}
+
+/// The `mqtt` source.
+pub struct MqttSource {
+    settings: SessionSettings,
+    connect: Option<Arc<ConnectSettings>>,
+    protocol: Protocol,
+    link: Link,
+    backoff: Backoff,
+    builder: RawBuilder,
+    started: Instant,
+    /// Messages taken at QoS 1 in this process; the number is the position.
+    taken: u64,
+    unacknowledged: VecDeque<(u64, u16)>,
+    counts: Vec<(Count, u64)>,
+    lost_said: bool,
+}
+
+const OVERSIZE: Count = Count { what: "oversize_messages", reason: "" };
+const RECONNECTS: Count = Count { what: "reconnects", reason: "" };
+const MALFORMED: Count = Count { what: "malformed_packets", reason: "" };
+
+/// How long the broker may take to answer a ping.
+const PONG_MAX: Duration = Duration::from_secs(10);
+
+impl MqttSource {
+    /// Not connected yet.
+    pub fn new(settings: SessionSettings) -> Self {
+        let protocol = if settings.version == Version::V4 { Protocol::V4 } else { Protocol::V5 };
+        Self {
+            builder: RawBuilder::new(settings.batch),
+            settings,
+            connect: None,
+            protocol,
+            link: Link::Down { until: Instant::now() },
+            backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(30)),
+            started: Instant::now(),
+            taken: 0,
+            unacknowledged: VecDeque::new(),
+            counts: Vec::new(),
+            lost_said: false,
+        }
+    }
+
+    fn connect_settings(&self) -> Result<ConnectSettings> {
+        let settings = &self.settings;
+        let login = match (&settings.username, &settings.password) {
+            (Some(user), Some(password)) => Some((user.clone(), secret::resolve(password)?)),
+            (Some(user), None) => Some((user.clone(), String::new())),
+            (None, _) => None,
+        };
+        if let Some(tls) = &settings.tls {
+            // Files that are not there will not come by waiting.
+            tls.client_config()?;
+        }
+        let random = || format!("tidegate-{}", &uuid::Uuid::new_v4().simple().to_string()[..12]);
+        Ok(ConnectSettings {
+            host: settings.host.clone(),
+            port: settings.port,
+            tls: settings.tls.clone(),
+            client_id: settings.client_id.clone().unwrap_or_else(random),
+            clean: settings.client_id.is_none(),
+            session_expiry: settings.session_expiry,
+            receive_max: settings.in_flight,
+            packet_bytes_max: u32::try_from(settings.packet_bytes_max).unwrap_or(u32::MAX),
+            keep_alive: settings.keep_alive,
+            login,
+            filters: settings.filters.clone(),
+            qos: settings.qos,
+        })
+    }
+
+    fn count(&mut self, count: Count) {
+        match self.counts.iter_mut().find(|(known, _)| *known == count) {
+            Some((_, by)) => *by += 1,
+            None => self.counts.push((count, 1)),
+        }
+    }
+
+    fn lost(&mut self, lost: &Lost) {
+        let broker = format!("{}:{}", self.settings.host, self.settings.port);
+        let was_up = matches!(self.link, Link::Up(_));
+        self.unacknowledged.clear();
+        if was_up {
+            self.count(RECONNECTS);
+            self.lost_said = false;
+        }
+        if lost.version && !was_up && self.settings.version == Version::Auto {
+            self.protocol = if self.protocol == Protocol::V5 { Protocol::V4 } else { Protocol::V5 };
+            debug!(broker, reason = lost.reason, "trying the other version of MQTT");
+            if self.protocol == Protocol::V4 {
+                self.link = Link::Down { until: Instant::now() };
+                return;
+            }
+        }
+        let wait = self.backoff.wait();
+        if std::mem::replace(&mut self.lost_said, true) {
+            debug!(broker, reason = lost.reason, wait_ms = wait.as_millis(), "broker still away");
+        } else {
+            warn!(broker, reason = lost.reason, "no connection to the broker; trying for ever");
+        }
+        self.link = Link::Down { until: Instant::now() + wait };
+    }
+
+    /// Takes messages from the buffer until it is empty or the batch is full.
+    fn take(&mut self) -> std::result::Result<(), Lost> {
+        let Link::Up(up) = &mut self.link else { return Ok(()) };
+        let mono = self.started.elapsed();
+        let arrival = crate::clock::wall().micros();
+        let mut oversize = 0u64;
+        let mut malformed = 0u64;
+        while !self.builder.is_full() {
+            let connection = &mut up.connection;
+            if up.to_skip > 0 {
+                let skipped = up.to_skip.min(connection.received.len());
+                let _ = connection.received.split_to(skipped);
+                up.to_skip -= skipped;
+                if up.to_skip > 0 {
+                    break;
+                }
+            }
+            let head = wire::head(&connection.received)
+                .map_err(|reason| Lost { reason: reason.into(), version: false })?;
+            let Some(head) = head else { break };
+            let whole = connection.received.len() >= head.body.end;
+            if !whole && head.body.end > self.settings.packet_bytes_max {
+                // Its beginning is enough to acknowledge it; the rest is passed over as it comes.
+                let body = &connection.received[head.body.start..];
+                let Some((_, packet, _)) =
+                    (head.kind == wire::PUBLISH).then(|| wire::publish_head(head.flags, body)).flatten()
+                else {
+                    if connection.received.len() > usize::from(u16::MAX) + 16 || head.kind != wire::PUBLISH {
+                        return Err(Lost {
+                            reason: "a packet too large that cannot be passed over".into(),
+                            version: false,
+                        });
+                    }
+                    break;
+                };
+                oversize += 1;
+                if packet != 0 {
+                    // In its turn: acknowledgements go out in the order of receipt.
+                    self.taken += 1;
+                    if self.settings.acknowledge_on_receipt {
+                        up.connection.acknowledge(packet);
+                    } else {
+                        self.unacknowledged.push_back((self.taken, packet));
+                    }
+                }
+                up.to_skip = head.body.end;
+                continue;
+            }
+            if !whole {
+                break;
+            }
+            if head.kind != wire::PUBLISH {
+                let mut packet = connection.received.split_to(head.body.end);
+                control(&mut packet, up)?;
+                continue;
+            }
+            let protocol = connection.protocol;
+            let mut acknowledge = None;
+            match wire::publish(head.flags, &connection.received[head.body.clone()], protocol) {
+                Some(publish) => {
+                    let too_large = head.body.end > self.settings.packet_bytes_max;
+                    if too_large {
+                        oversize += 1;
+                    } else {
+                        // MQTT demands UTF-8; a topic that is not still carries a reading.
+                        let topic = String::from_utf8_lossy(publish.topic);
+                        self.builder.push(&topic, publish.payload, arrival, mono);
+                    }
+                    if publish.packet != 0 {
+                        self.taken += 1;
+                        acknowledge = Some(publish.packet);
+                    }
+                }
+                None => malformed += 1,
+            }
+            bytes::Buf::advance(&mut up.connection.received, head.body.end);
+            match acknowledge {
+                Some(packet) if self.settings.acknowledge_on_receipt => up.connection.acknowledge(packet),
+                Some(packet) => self.unacknowledged.push_back((self.taken, packet)),
+                None => {}
+            }
+        }
+        (0..oversize).for_each(|_| self.count(OVERSIZE));
+        (0..malformed).for_each(|_| self.count(MALFORMED));
+        Ok(())
+    }
+
+    fn hand_on(&mut self) -> Result<Option<SourceBatch>> {
+        match self.builder.finish()? {
+            Some(batch) => Ok(Some(SourceBatch { batch, position: Position(self.taken.to_string()) })),
+            None => Ok(None),
+        }
+    }
+
+    /// One step of waiting: connecting, reading, sending, pinging. Cancel-safe.
+    async fn step(&mut self, batch_due: Option<Instant>) -> std::result::Result<(), Lost> {
+        let batch_due = batch_due.map(tokio::time::Instant::from_std);
+        match &mut self.link {
+            Link::Down { until } => {
+                let until = tokio::time::Instant::from_std(*until);
+                let ready = batch_due.map_or(until, |due| due.min(until));
+                tokio::time::sleep_until(ready).await;
+                if ready == until
+                    && let Some(connect) = &self.connect
+                {
+                    self.link = Link::Opening(Box::pin(Connection::open(Arc::clone(connect), self.protocol)));
+                }
+                Ok(())
+            }
+            Link::Opening(opening) => {
+                tokio::select! {
+                    opened = opening => {
+                        let connection = opened?;
+                        self.opened(connection);
+                        Ok(())
+                    }
+                    () = sleep_until(batch_due) => Ok(()),
+                }
+            }
+            Link::Up(up) => {
+                if up.connection.has_to_send() {
+                    up.connection.send().await?;
+                    up.ping_at = Instant::now() + Duration::from_secs(u64::from(self.settings.keep_alive));
+                }
+                let alarm = up.pong_by.map_or(up.ping_at, |pong| pong.min(up.ping_at));
+                let alarm = tokio::time::Instant::from_std(alarm);
+                tokio::select! {
+                    biased;
+                    read = up.connection.read() => {
+                        up.pong_by = None;
+                        read
+                    }
+                    () = sleep_until(batch_due) => Ok(()),
+                    () = tokio::time::sleep_until(alarm) => match up.pong_by {
+                        Some(by) if by <= Instant::now() => {
+                            Err(Lost { reason: "the broker does not answer".into(), version: false })
+                        }
+                        _ => {
+                            up.connection.ping();
+                            up.pong_by = Some(Instant::now() + PONG_MAX);
+                            up.ping_at = Instant::now() + Duration::from_secs(u64::from(self.settings.keep_alive));
+                            Ok(())
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn opened(&mut self, connection: Connection) {
+        info!(
+            broker = format!("{}:{}", self.settings.host, self.settings.port),
+            version = if connection.protocol == Protocol::V5 { "5" } else { "3.1.1" },
+            session_present = connection.session_present,
+            "connected to the broker"
+        );
+        self.backoff.reset();
+        self.lost_said = false;
+        self.unacknowledged.clear();
+        let ping_at = Instant::now() + Duration::from_secs(u64::from(self.settings.keep_alive));
+        self.link = Link::Up(Box::new(Up { connection, ping_at, pong_by: None, to_skip: 0 }));
+    }
+
+    /// At QoS 1 the broker may be waiting for acknowledgements of just these messages, so a batch is handed on as
+    /// soon as nothing more is there; at QoS 0 it waits for its age.
+    async fn dry(&mut self) -> bool {
+        if self.settings.qos == 0 || self.builder.is_empty() {
+            return false;
+        }
+        let Link::Up(up) = &mut self.link else { return true };
+        tokio::select! {
+            biased;
+            read = up.connection.read() => {
+                // A lost connection shows again at the next read.
+                read.is_err()
+            }
+            () = std::future::ready(()) => true,
+        }
+    }
+}
+
+/// Packets other than PUBLISH.
+fn control(packet: &mut bytes::BytesMut, up: &mut Up) -> std::result::Result<(), Lost> {
+    use rumqttc::{Packet, SubscribeReasonCode as V4Code, v5::mqttbytes::v5};
+    let refused = |what: String| Lost { reason: what, version: false };
+    match parse(packet, up.connection.protocol)? {
+        Handshake::V4(Packet::SubAck(ack)) => {
+            match ack.return_codes.iter().position(|code| *code == V4Code::Failure) {
+                Some(index) => Err(refused(format!("the broker refuses subscription {}", index + 1))),
+                None => Ok(()),
+            }
+        }
+        Handshake::V5(v5::Packet::SubAck(ack)) => {
+            let granted =
+                |code: &v5::SubscribeReasonCode| matches!(code, v5::SubscribeReasonCode::Success(_));
+            match ack.return_codes.iter().find(|code| !granted(code)) {
+                Some(code) => Err(refused(format!("the broker refuses a subscription: {code:?}"))),
+                None => Ok(()),
+            }
+        }
+        Handshake::V5(v5::Packet::Disconnect(disconnect)) => {
+            Err(refused(format!("the broker ends the connection: {:?}", disconnect.reason_code)))
+        }
+        Handshake::V4(_) | Handshake::V5(_) => Ok(()),
+    }
+}
+
+async fn sleep_until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[async_trait]
+impl Source for MqttSource {
+    async fn open(&mut self, _from: Option<&Position>) -> Result<()> {
+        // Where to go on is the broker's to know: it sends again what was not acknowledged.
+        self.connect = Some(Arc::new(self.connect_settings()?));
+        Ok(())
+    }
+
+    async fn next(&mut self) -> Result<Option<SourceBatch>> {
+        loop {
+            if let Err(lost) = self.take() {
+                self.lost(&lost);
+            }
+            let due = self.builder.due().map(|due| self.started + due);
+            if self.builder.is_full() || due.is_some_and(|due| due <= Instant::now()) || self.dry().await {
+                if let Some(batch) = self.hand_on()? {
+                    return Ok(Some(batch));
+                }
+                continue;
+            }
+            if let Err(lost) = self.step(due).await {
+                self.lost(&lost);
+            }
+        }
+    }
+
+    async fn acknowledge(&mut self, upto: &Position) -> Result<()> {
+        let upto: u64 = upto.get()?;
+        if let Link::Up(up) = &mut self.link {
+            while let Some((_, packet)) = self.unacknowledged.pop_front_if(|(taken, _)| *taken <= upto) {
+                up.connection.acknowledge(packet);
+            }
+        }
+        Ok(())
+    }
+
+    fn take_counts(&mut self) -> Vec<(Count, u64)> {
+        std::mem::take(&mut self.counts)
+    }
+
+    async fn close(&mut self) {
+        if let Link::Up(up) = std::mem::replace(&mut self.link, Link::Down { until: Instant::now() }) {
+            up.connection.close().await;
+        }
+    }
+}
