@@ -11,11 +11,20 @@
 //! Everything above [`Store`] runs unchanged on both, so the code that is tested against crashes is the code that
 //! runs. Only `disk` touches the world. `record` gives bytes to what the engine is fed.
 
+mod block;
+mod cursor;
 pub mod disk;
+pub mod log;
 pub mod memory;
+mod options;
+mod segment;
+mod wire;
 
+pub use cursor::{Cursor, Damage, Damages};
 pub use disk::Disk;
+pub use log::Log;
 pub use memory::Memory;
+pub use options::{LogOptions, OpenReport};
 
 use crate::Result;
 
