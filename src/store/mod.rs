@@ -12,6 +12,7 @@
 //! runs. Only `disk` touches the world. `record` gives bytes to what the engine is fed.
 
 mod block;
+pub mod checkpoint;
 mod cursor;
 pub mod disk;
 pub mod log;
@@ -20,6 +21,7 @@ mod options;
 mod segment;
 mod wire;
 
+pub use checkpoint::Checkpoint;
 pub use cursor::{Cursor, Damage, Damages};
 pub use disk::Disk;
 pub use log::Log;
