@@ -18,6 +18,7 @@ pub mod disk;
 pub mod log;
 pub mod memory;
 mod options;
+pub mod record;
 mod segment;
 mod wire;
 
@@ -27,6 +28,7 @@ pub use disk::Disk;
 pub use log::Log;
 pub use memory::Memory;
 pub use options::{LogOptions, OpenReport};
+pub use record::{LogRecord, RecordKind, Stamp};
 
 use crate::Result;
 
