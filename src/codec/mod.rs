@@ -1,5 +1,6 @@
 //! Encodings: payloads in (JSON, CSV, bare values), rows out (NDJSON, CSV) and compressed frames. Pure: bytes and columns.
 
+pub mod frame;
 pub mod huffman;
 pub mod lzw;
 pub mod stage;
