@@ -27,12 +27,13 @@
 //! when the length grows. A *stream* holds the codes of its symbols from the least significant bit of the
 //! first byte upwards, the most significant bit of each code first; the last byte is filled with zero bits.
 
+mod code;
+
+use self::code::{TABLE_LEN, canonical, code_lengths, fill_table, put_lengths, take_lengths};
 use super::stage::Coder;
 use super::wire::{Reader, put_varint};
 use crate::error::{Error, Result};
 
-const CODE_BITS_MAX: u32 = 11;
-const TABLE_LEN: usize = 1 << CODE_BITS_MAX;
 /// No block is larger, so that neither is any buffer that a block's head can ask for.
 const BLOCK_BYTES_MAX: usize = 128 << 10;
 /// Pieces that are considered on their own when the caller does not say where statistics change.
@@ -45,20 +46,17 @@ const REPEAT: u64 = 1;
 const ONE_STREAM: u64 = 2;
 const FOUR_STREAMS: u64 = 3;
 
-const SHORT_ABSENT: u8 = 12;
-const LONG_ABSENT: u8 = 13;
-const PREVIOUS: u8 = 14;
-
 /// The coder, with the tables it reuses.
 pub(crate) struct Huffman {
-    /// Per 11 bits of input: symbol in the low byte, code length above it.
+    /// Per 11 bits of input: code length in the low byte, where a shift takes it as it is; symbol above it.
     table: Box<[u16; TABLE_LEN]>,
     lengths: Vec<u8>,
+    streams: Vec<u8>,
 }
 
 impl Default for Huffman {
     fn default() -> Self {
-        Self { table: Box::new([0; TABLE_LEN]), lengths: Vec::new() }
+        Self { table: Box::new([0; TABLE_LEN]), lengths: Vec::new(), streams: Vec::new() }
     }
 }
 
@@ -113,14 +111,14 @@ impl Coder for Huffman {
                 Some(before) => match merged(&before, &next, &mut self.lengths) {
                     Some(both) => both,
                     None => {
-                        write_block(&before, raw, out);
+                        write_block(&before, raw, &mut self.streams, out);
                         next
                     }
                 },
             });
         }
         if let Some(last) = open {
-            write_block(&last, raw, out);
+            write_block(&last, raw, &mut self.streams, out);
         }
         Ok(())
     }
@@ -191,196 +189,7 @@ fn count(raw: &[u8]) -> [u32; 256] {
     sum
 }
 
-/// Code lengths of 1 to 11 bits for the symbols that occur (at least two), 0 for the others; a complete code.
-fn code_lengths(counts: &[u32; 256]) -> [u8; 256] {
-    let mut order = [0u64; 256];
-    let mut used = 0;
-    for (symbol, &count) in (0u64..).zip(counts) {
-        if count > 0 {
-            order[used] = u64::from(count) << 8 | symbol;
-            used += 1;
-        }
-    }
-    let order = &mut order[..used];
-    order.sort_unstable();
-    let mut work = [0u32; 256];
-    let work = &mut work[..used];
-    work.iter_mut().zip(order.iter()).for_each(|(weight, &key)| *weight = (key >> 8) as u32);
-    minimum_redundancy(work);
-    limit_lengths(work);
-    let mut lengths = [0u8; 256];
-    for (&key, &bits) in order.iter().zip(work.iter()) {
-        lengths[(key & 0xff) as usize] = bits as u8;
-    }
-    lengths
-}
-
-/// Turns ascending weights (at least two) into the code lengths of a Huffman code, in place: Moffat and
-/// Katajainen's three passes (parents, internal depths, leaf depths).
-fn minimum_redundancy(work: &mut [u32]) {
-    let len = work.len();
-    work[0] += work[1];
-    let (mut root, mut leaf) = (0, 2);
-    for next in 1..len - 1 {
-        if leaf >= len || work[root] < work[leaf] {
-            work[next] = work[root];
-            work[root] = next as u32;
-            root += 1;
-        } else {
-            work[next] = work[leaf];
-            leaf += 1;
-        }
-        if leaf >= len || (root < next && work[root] < work[leaf]) {
-            work[next] += work[root];
-            work[root] = next as u32;
-            root += 1;
-        } else {
-            work[next] += work[leaf];
-            leaf += 1;
-        }
-    }
-    work[len - 2] = 0;
-    for next in (0..len - 2).rev() {
-        work[next] = work[work[next] as usize] + 1;
-    }
-    let (mut available, mut depth) = (1, 0);
-    let (mut internal, mut next) = (len - 1, len);
-    while available > 0 {
-        let mut used = 0;
-        while internal > 0 && work[internal - 1] == depth {
-            used += 1;
-            internal -= 1;
-        }
-        for _ in used..available {
-            next -= 1;
-            work[next] = depth;
-        }
-        available = 2 * used;
-        depth += 1;
-    }
-}
-
-/// Cuts lengths at 11 bits (rarest symbol first in `lengths`) and repairs Kraft's sum to exactly one: first
-/// the rarest symbols give way, then the most frequent ones take what is left over.
-///
-/// It always comes out even: every share is a multiple of the smallest one, so whatever is left over fits
-/// at least the symbol with the longest code.
-fn limit_lengths(lengths: &mut [u32]) {
-    let share = |bits: u32| 1usize << (CODE_BITS_MAX - bits);
-    lengths.iter_mut().for_each(|bits| *bits = (*bits).min(CODE_BITS_MAX));
-    let mut sum: usize = lengths.iter().map(|&bits| share(bits)).sum();
-    for bits in lengths.iter_mut() {
-        while sum > TABLE_LEN && *bits < CODE_BITS_MAX {
-            *bits += 1;
-            sum -= share(*bits);
-        }
-    }
-    for bits in lengths.iter_mut().rev() {
-        while *bits > 1 && sum + share(*bits) <= TABLE_LEN {
-            sum += share(*bits);
-            *bits -= 1;
-        }
-    }
-    debug_assert_eq!(sum, TABLE_LEN, "the code is complete");
-}
-
-/// Calls `each(symbol, length, code)`, the code with its first bit lowest, for a canonical code.
-fn canonical(lengths: &[u8; 256], mut each: impl FnMut(u8, u32, u32)) {
-    let mut starts = [0u32; CODE_BITS_MAX as usize + 2];
-    for &bits in lengths.iter().filter(|&&bits| bits > 0) {
-        starts[usize::from(bits) + 1] += 1;
-    }
-    for bits in 1..starts.len() {
-        starts[bits] = (starts[bits] + starts[bits - 1]) << 1;
-    }
-    for (symbol, &bits) in (0u8..=255).zip(lengths) {
-        if bits > 0 {
-            let code = &mut starts[usize::from(bits)];
-            each(symbol, u32::from(bits), code.reverse_bits() >> (32 - u32::from(bits)));
-            *code += 1;
-        }
-    }
-}
-
-fn put_lengths(lengths: &[u8; 256], out: &mut Vec<u8>) {
-    let mut half: Option<u8> = None;
-    let mut put = |nibbles: &[u8]| {
-        for &nibble in nibbles {
-            match half.take() {
-                None => half = Some(nibble),
-                Some(low) => out.push(low | nibble << 4),
-            }
-        }
-    };
-    let mut at = 0;
-    while at < lengths.len() {
-        let value = lengths[at];
-        let run = lengths[at..].iter().take_while(|&&other| other == value).count();
-        if value == 0 && run >= 18 {
-            let extra = (run - 18).min(255);
-            put(&[LONG_ABSENT, (extra & 15) as u8, (extra >> 4) as u8]);
-            at += extra + 18;
-        } else if value == 0 && run >= 2 {
-            let extra = (run - 2).min(15);
-            put(&[SHORT_ABSENT, extra as u8]);
-            at += extra + 2;
-        } else if value > 0 && run >= 4 {
-            let extra = (run - 4).min(15);
-            put(&[value, PREVIOUS, extra as u8]);
-            at += extra + 4;
-        } else {
-            put(&[value]);
-            at += 1;
-        }
-    }
-    if let Some(low) = half {
-        out.push(low);
-    }
-}
-
-fn take_lengths(reader: &mut Reader<'_>) -> Result<[u8; 256]> {
-    let mut lengths = [0u8; 256];
-    let mut half: Option<u8> = None;
-    let mut take = || -> Result<u8> {
-        if let Some(high) = half.take() {
-            return Ok(high);
-        }
-        let byte = reader.u8()?;
-        half = Some(byte >> 4);
-        Ok(byte & 15)
-    };
-    let (mut at, mut previous) = (0, 0u8);
-    while at < lengths.len() {
-        let (value, run) = match take()? {
-            SHORT_ABSENT => (0, usize::from(take()?) + 2),
-            LONG_ABSENT => (0, usize::from(take()?) + 16 * usize::from(take()?) + 18),
-            PREVIOUS => (previous, usize::from(take()?) + 3),
-            bits if u32::from(bits) <= CODE_BITS_MAX => (bits, 1),
-            other => return Err(Error::data(format!("Huffman: {other} is no code length"))),
-        };
-        let Some(run) = lengths.get_mut(at..at + run) else {
-            return Err(Error::data("Huffman: more than 256 code lengths"));
-        };
-        run.fill(value);
-        at += run.len();
-        previous = value;
-    }
-    Ok(lengths)
-}
-
-fn fill_table(lengths: &[u8; 256], table: &mut [u16; TABLE_LEN]) -> Result<()> {
-    let sum: usize = lengths.iter().filter(|&&bits| bits > 0).map(|&bits| TABLE_LEN >> bits).sum();
-    if sum != TABLE_LEN {
-        return Err(Error::data("Huffman: the code lengths do not form a complete code"));
-    }
-    canonical(lengths, |symbol, bits, code| {
-        let entry = (bits as u16) << 8 | u16::from(symbol);
-        table.iter_mut().skip(code as usize).step_by(1 << bits).for_each(|slot| *slot = entry);
-    });
-    Ok(())
-}
-
-fn write_block(plan: &Plan, raw: &[u8], out: &mut Vec<u8>) {
+fn write_block(plan: &Plan, raw: &[u8], streams: &mut Vec<u8>, out: &mut Vec<u8>) {
     let raw = &raw[plan.start..plan.end];
     put_varint((raw.len() as u64) << 2 | plan.mode, out);
     match plan.mode {
@@ -391,11 +200,13 @@ fn write_block(plan: &Plan, raw: &[u8], out: &mut Vec<u8>) {
             let mut codes = [0u32; 256];
             canonical(&plan.lengths, |symbol, bits, code| codes[usize::from(symbol)] = code | bits << 16);
             let part = if mode == FOUR_STREAMS { raw.len().div_ceil(4) } else { raw.len() };
+            streams.clear();
             for stream in raw.chunks(part) {
-                let bits: usize = stream.iter().map(|&byte| (codes[usize::from(byte)] >> 16) as usize).sum();
-                put_varint(bits.div_ceil(8) as u64, out);
+                let start = streams.len();
+                write_stream(stream, &codes, streams);
+                put_varint((streams.len() - start) as u64, out);
             }
-            raw.chunks(part).for_each(|stream| write_stream(stream, &codes, out));
+            out.extend_from_slice(streams);
         }
     }
 }
@@ -426,16 +237,26 @@ struct Bits<'a> {
     at: usize,
     word: u64,
     filled: u32,
+    /// In its low byte, how many bits the symbols since the last refill took.
+    spent: u32,
 }
 
 impl<'a> Bits<'a> {
     fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0, word: 0, filled: 0 }
+        Self { bytes, at: 0, word: 0, filled: 0, spent: 0 }
+    }
+
+    /// Brings `filled` up to date; wraps when more bits were spent than there were.
+    #[inline]
+    fn settle(&mut self) {
+        self.filled = self.filled.wrapping_sub(self.spent & 0xff);
+        self.spent = 0;
     }
 
     /// At least 56 bits afterwards; false near the end, where [`Bits::refill_slowly`] goes on.
     #[inline]
     fn refill(&mut self) -> bool {
+        self.settle();
         let Some(next) = self.bytes.get(self.at..).and_then(|rest| rest.first_chunk::<8>()) else {
             return false;
         };
@@ -446,6 +267,7 @@ impl<'a> Bits<'a> {
     }
 
     fn refill_slowly(&mut self) {
+        self.settle();
         while self.filled <= 56 {
             let Some(&byte) = self.bytes.get(self.at) else { return };
             self.word |= u64::from(byte) << self.filled;
@@ -454,14 +276,13 @@ impl<'a> Bits<'a> {
         }
     }
 
-    /// The next symbol. Whether its bits were there is for the caller to know.
+    /// The next symbol: at most five after a refill. Whether its bits were there is for the caller to know.
     #[inline]
     fn symbol(&mut self, table: &[u16; TABLE_LEN]) -> u8 {
         let entry = table[self.word as usize & (TABLE_LEN - 1)];
-        let bits = u32::from(entry >> 8);
-        self.word >>= bits;
-        self.filled = self.filled.wrapping_sub(bits);
-        entry as u8
+        self.word >>= entry & 63;
+        self.spent += u32::from(entry);
+        (entry >> 8) as u8
     }
 }
 
@@ -474,19 +295,13 @@ fn four_streams(table: &[u16; TABLE_LEN], reader: &mut Reader<'_>, out: &mut [u8
     let (first, rest) = out.split_at_mut(part.min(out.len()));
     let (second, rest) = rest.split_at_mut(part.min(rest.len()));
     let (third, fourth) = rest.split_at_mut(part.min(rest.len()));
-    let mut outs = [first, second, third, fourth];
-    let mut streams = [Bits::new(&[]), Bits::new(&[]), Bits::new(&[]), Bits::new(&[])];
-    for (stream, length) in streams.iter_mut().zip(lengths) {
-        *stream = Bits::new(reader.take(length)?);
-    }
-    let shortest = outs[3].len();
+    let mut take = |at: usize| Ok::<_, Error>(Bits::new(reader.take(lengths[at])?));
+    let (mut a, mut b, mut c, mut d) = (take(0)?, take(1)?, take(2)?, take(3)?);
     let mut at = 0;
     // Five symbols per refill and stream; the four are independent, so their latencies overlap.
-    while at + 5 <= shortest && streams.iter_mut().all(Bits::refill) {
-        let [a, b, c, d] = &mut streams;
-        let [out_a, out_b, out_c, out_d] = &mut outs;
-        let (out_a, out_b) = (&mut out_a[at..at + 5], &mut out_b[at..at + 5]);
-        let (out_c, out_d) = (&mut out_c[at..at + 5], &mut out_d[at..at + 5]);
+    while at + 5 <= fourth.len() && a.refill() && b.refill() && c.refill() && d.refill() {
+        let (out_a, out_b) = (&mut first[at..at + 5], &mut second[at..at + 5]);
+        let (out_c, out_d) = (&mut third[at..at + 5], &mut fourth[at..at + 5]);
         for step in 0..5 {
             out_a[step] = a.symbol(table);
             out_b[step] = b.symbol(table);
@@ -495,10 +310,10 @@ fn four_streams(table: &[u16; TABLE_LEN], reader: &mut Reader<'_>, out: &mut [u8
         }
         at += 5;
     }
-    for (stream, out) in streams.iter_mut().zip(outs) {
-        finish_stream(table, stream, &mut out[at..])?;
-    }
-    Ok(())
+    finish_stream(table, &mut a, &mut first[at..])?;
+    finish_stream(table, &mut b, &mut second[at..])?;
+    finish_stream(table, &mut c, &mut third[at..])?;
+    finish_stream(table, &mut d, &mut fourth[at..])
 }
 
 /// Decodes to the end of `out`, which must be the end of the stream.
@@ -517,6 +332,7 @@ fn finish_stream(table: &[u16; TABLE_LEN], bits: &mut Bits<'_>, out: &mut [u8]) 
             bits.refill_slowly();
             let before = bits.filled;
             *slot = bits.symbol(table);
+            bits.settle();
             if bits.filled > before {
                 return Err(Error::data("Huffman: a stream ends too early"));
             }
@@ -587,24 +403,6 @@ mod tests {
         // a a b a c a b d = 0 0 10 0 110 0 10 111, from the lowest bit up.
         vector.extend([2, 0b0110_0100, 0b0011_1010]);
         assert_eq!(unpacked(&vector, 8).unwrap(), b"aabacabd");
-    }
-
-    #[test]
-    fn the_lengths_are_within_the_limit_and_the_code_is_complete() {
-        // Fibonacci weights make the deepest trees that there are.
-        for used in 2..=40 {
-            let mut counts = [0u32; 256];
-            let (mut low, mut high) = (1u32, 1u32);
-            for count in counts.iter_mut().take(used.min(26)) {
-                *count = low;
-                (low, high) = (high, low + high);
-            }
-            counts.iter_mut().take(used).skip(26).for_each(|count| *count = 1);
-            let lengths = code_lengths(&counts);
-            assert!(lengths.iter().all(|&bits| u32::from(bits) <= CODE_BITS_MAX));
-            let mut table = [0; TABLE_LEN];
-            fill_table(&lengths, &mut table).unwrap();
-        }
     }
 
     #[test]

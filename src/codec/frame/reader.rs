@@ -5,7 +5,8 @@ use std::io::{ErrorKind, Read};
 use std::sync::Arc;
 
 use super::super::stage::Dictionary;
-use super::{Decoded, FrameDecoder, Head, Header, Limits, MAGIC, is_intact};
+use super::head::{Head, Header, is_intact};
+use super::{Decoded, FrameDecoder, Limits, MAGIC};
 use crate::error::{Error, Result};
 
 /// How many bytes are asked for at a time.
