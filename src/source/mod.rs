@@ -1,1 +1,3 @@
 //! Sources: where data enters. Brokers, files, the simulated plant.
+
+pub mod simulate;
