@@ -298,12 +298,17 @@ fn keys(text: &mut String, shape: Shape<'_>, depth: usize) {
     }
 }
 
-/// The keys of the tables inside a value: the value itself, a list's entries, a map's values.
+/// What the words of a value mean, and the keys of the tables inside it: itself, a list's entries, a map's values.
 fn nested(text: &mut String, value: Shape<'_>, depth: usize) {
     if depth >= DEPTH_MAX {
         return;
     }
     for form in value.alternatives() {
+        // A word with a meaning of its own.
+        if let ([word], false) = (form.constants().as_slice(), form.description().is_empty()) {
+            let indent = "  ".repeat(depth + 1);
+            let _ = writeln!(text, "{indent}- `{}`: {}", inline(word), one_line(form.description()));
+        }
         for inner in ["items", "additionalProperties"] {
             if let Some(inner) = form.schema.get(inner).filter(|inner| inner.is_object()) {
                 nested_table(text, form.of(inner), depth + 1);
