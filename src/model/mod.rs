@@ -2,18 +2,23 @@
 //!
 //! A model is a dense autoencoder over named columns: a row is scaled, quantized to int8, sent through the
 //! layers, and scored by how badly the layers reconstruct it. [`ModelFile::write`] and [`ModelFile::read`]
-//! are the file, a [`Dense`] runs.
+//! are the file, [`verify()`] turns foreign bytes into a [`Dense`] that runs, [`inspect()`] tells a person
+//! what is inside.
 
 mod body;
 mod bytes;
 pub mod dense;
 pub mod format;
+pub mod inspect;
 pub mod kernels;
 pub mod quant;
 mod random;
 #[cfg(test)]
 mod samples;
+pub mod verify;
 
 pub use dense::{Dense, Scratch};
 pub use format::{ModelFile, ModelId};
+pub use inspect::inspect;
 pub use kernels::Kernel;
+pub use verify::verify;
