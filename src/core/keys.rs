@@ -139,7 +139,6 @@ impl Keys {
     /// rows, or earlier if a key had to give way. Then [`Keys::take_evicted`] says which ids start anew; deal
     /// with the rows so far, clear those ids' state, and call again from the row it stopped at.
     pub fn resolve(&mut self, columns: &[ArrayRef], times: &[i64], from: usize, ids: &mut Vec<u32>) -> usize {
-        let rows = times.len();
         if columns.is_empty() {
             return self.resolve_single(times, from, ids);
         }
@@ -151,7 +150,7 @@ impl Keys {
         }
         let dictionaries: Vec<&DictionaryArray<Int32Type>> =
             columns.iter().map(|column| column.as_dictionary::<Int32Type>()).collect();
-        for row in from..rows {
+        for (row, time) in times.iter().enumerate().skip(from) {
             let mut place: u64 = 0;
             for dictionary in &dictionaries {
                 let size = dictionary.values().len() as u64 + 1;
@@ -177,10 +176,10 @@ impl Keys {
                     id
                 }
             };
-            self.touch(id, times[row]);
+            self.touch(id, *time);
             ids.push(id);
         }
-        rows
+        times.len()
     }
 
     /// The ids whose keys gave way since the last call. Their state must start anew.
@@ -264,9 +263,9 @@ impl Keys {
         from: usize,
         ids: &mut Vec<u32>,
     ) -> usize {
-        for row in from..times.len() {
+        for (row, time) in times.iter().enumerate().skip(from) {
             let Some(id) = self.look_up(columns, row) else { return row };
-            self.touch(id, times[row]);
+            self.touch(id, *time);
             ids.push(id);
         }
         times.len()

@@ -41,30 +41,7 @@ pub const NAME_BYTES_MAX: usize = 256;
 
 const FLAG_SIGNED: u16 = 1;
 
-/// The identity of a model: BLAKE3 of everything after the header of its file.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ModelId(pub [u8; 32]);
-
-impl ModelId {
-    /// The first 12 hexadecimal digits: what the `model` column and people use.
-    pub fn short(&self) -> String {
-        let mut text = self.to_string();
-        text.truncate(12);
-        text
-    }
-}
-
-impl fmt::Display for ModelId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for ModelId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ModelId({})", self.short())
-    }
-}
+pub use crate::core::ModelId;
 
 /// One input column and how its values are scaled: `(value - mean) / deviation`.
 #[derive(Debug, Clone, PartialEq)]

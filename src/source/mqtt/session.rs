@@ -390,18 +390,21 @@ fn control(packet: &mut bytes::BytesMut, up: &mut Up) -> std::result::Result<(),
                 None => Ok(()),
             }
         }
-        Handshake::V5(v5::Packet::SubAck(ack)) => {
-            let granted =
-                |code: &v5::SubscribeReasonCode| matches!(code, v5::SubscribeReasonCode::Success(_));
-            match ack.return_codes.iter().find(|code| !granted(code)) {
-                Some(code) => Err(refused(format!("the broker refuses a subscription: {code:?}"))),
-                None => Ok(()),
+        Handshake::V4(_) => Ok(()),
+        Handshake::V5(packet) => match *packet {
+            v5::Packet::SubAck(ack) => {
+                let granted =
+                    |code: &v5::SubscribeReasonCode| matches!(code, v5::SubscribeReasonCode::Success(_));
+                match ack.return_codes.iter().find(|code| !granted(code)) {
+                    Some(code) => Err(refused(format!("the broker refuses a subscription: {code:?}"))),
+                    None => Ok(()),
+                }
             }
-        }
-        Handshake::V5(v5::Packet::Disconnect(disconnect)) => {
-            Err(refused(format!("the broker ends the connection: {:?}", disconnect.reason_code)))
-        }
-        Handshake::V4(_) | Handshake::V5(_) => Ok(()),
+            v5::Packet::Disconnect(disconnect) => {
+                Err(refused(format!("the broker ends the connection: {:?}", disconnect.reason_code)))
+            }
+            _ => Ok(()),
+        },
     }
 }
 
