@@ -20,7 +20,6 @@ use super::body;
 use super::quant::{Multiplier, Quantization};
 use crate::error::{Error, Result};
 use std::collections::BTreeSet;
-use std::fmt;
 
 /// The first eight bytes of every model file.
 pub const MAGIC: [u8; 8] = *b"TGMODEL\0";
