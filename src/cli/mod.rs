@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand.
 
+pub mod bench;
 pub mod check;
 pub mod files;
 pub mod reference;
@@ -65,6 +66,8 @@ pub enum Command {
     Explain(reference::ExplainArgs),
     /// List the components.
     List,
+    /// Measure this program beside plain loops that do the same work.
+    Bench(bench::BenchArgs),
     /// Print a completion script for a shell.
     Completions(reference::CompletionsArgs),
 }
@@ -117,6 +120,7 @@ pub fn dispatch(cli: Cli) -> ExitCode {
         Command::Schema => reference::schema(),
         Command::Explain(args) => reference::explain(&args),
         Command::List => reference::list(),
+        Command::Bench(args) => bench::run(args),
         Command::Completions(args) => reference::completions(&args),
     };
     match outcome {
