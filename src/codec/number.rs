@@ -346,6 +346,9 @@ pub(super) fn text_to_bits(kind: FieldKind, text: &[u8]) -> Result<Option<u64>, 
         FieldKind::Text => return Err(BadReason::WrongType),
         _ => {}
     }
+    // A plus before a digit is common in logs; what else deviates is rewritten below.
+    let unsigned = text.strip_prefix(b"+").filter(|rest| rest.first().is_some_and(u8::is_ascii_digit));
+    let text = unsigned.unwrap_or(text);
     if let Some((number, end)) = scan_apart(text, 0)
         && end == text.len()
     {
@@ -499,6 +502,8 @@ mod tests {
             ("12.5", f(12.5)),
             (" 12.5\t", f(12.5)),
             ("+12.5", f(12.5)),
+            ("++1", Err(WrongType)),
+            ("+007.", f(7.0)),
             ("007", f(7.0)),
             ("-.5", f(-0.5)),
             ("5.", f(5.0)),
