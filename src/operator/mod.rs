@@ -1,1 +1,3 @@
 //! The operators: one file is one component (config, code, tests). Pure.
+
+pub mod window;
