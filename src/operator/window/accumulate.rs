@@ -41,10 +41,10 @@ pub(super) trait Slab: Send {
     fn grow(&mut self, slots: usize);
     /// Takes in one value per row; rows whose slot is beyond the slab, and values that are NaN, are left out.
     fn fold(&mut self, slots: &[u32], times: &[i64], values: &[f64]);
-    /// Merges one slot's cell into another's. The two have no moment in common.
-    fn merge(&mut self, into: u32, from: u32);
-    /// Clears a slot's cell for its next window.
-    fn clear(&mut self, slot: u32);
+    /// Merges the cells of some slots into another's, in this order. No two have a moment in common.
+    fn merge(&mut self, into: u32, from: &[u32]);
+    /// Clears the cells of some slots for their next windows.
+    fn clear(&mut self, slots: &[u32]);
     /// Writes what a slot's cell knows into a summary.
     fn describe<'a>(&'a self, slot: u32, summary: &mut Summary<'a>);
     /// Writes a slot's cell into a node's state.
@@ -96,18 +96,14 @@ impl<C: Cell> Slab for Vec<C> {
         }
     }
 
-    fn merge(&mut self, into: u32, from: u32) {
-        let pair = self.get_disjoint_mut([into as usize, from as usize]);
-        debug_assert!(pair.is_ok(), "slots {into} and {from} are not two slots of the slab");
-        if let Ok([into, from]) = pair {
-            into.merge(from);
-        }
+    fn merge(&mut self, into: u32, from: &[u32]) {
+        let mut whole = std::mem::take(&mut self[into as usize]);
+        from.iter().for_each(|slot| whole.merge(&self[*slot as usize]));
+        self[into as usize] = whole;
     }
 
-    fn clear(&mut self, slot: u32) {
-        if let Some(cell) = self.get_mut(slot as usize) {
-            cell.clear();
-        }
+    fn clear(&mut self, slots: &[u32]) {
+        slots.iter().for_each(|slot| self[*slot as usize].clear());
     }
 
     fn describe<'a>(&'a self, slot: u32, summary: &mut Summary<'a>) {
@@ -523,7 +519,7 @@ mod tests {
             let times: Vec<i64> = (0..values.len() as i64).map(|n| n * 7000).collect();
             let parts: Vec<u32> = (0..values.len()).map(|row| u32::from(row >= cut)).collect();
             let mut parted = folded(&times, &values, &parts);
-            parted.iter_mut().for_each(|slab| slab.merge(0, 1));
+            parted.iter_mut().for_each(|slab| slab.merge(0, &[1]));
             let whole = folded(&times, &values, &vec![0; values.len()]);
             let (merged, whole) = (summary(&parted, 0), summary(&whole, 0));
             // The last of three is the scale of what is added up; exact where it is zero.

@@ -99,10 +99,10 @@ pub struct WindowConfig {
     /// lost (counted as `evicted_keys` and `lost_rows`).
     #[serde(default)]
     on_full: OnFull,
-    /// The most windows open at once, over all keys; for hopping windows the most panes. One takes 40 bytes,
-    /// and 16 to 80 for each column (with quantiles 12 more for each bin in use, up to 24 KiB). Rows that
-    /// would open one more are left out and counted (`refused_rows`, reason `window_limit`), as are
-    /// those that would open more than 4,096 of one key.
+    /// The most windows open at once, over all keys; for hopping windows the most panes. One takes about 40
+    /// bytes and, for each column, 8 to 220 by what is asked of it; with quantiles 512 more for each power of
+    /// two that the values range over, at most 16 KiB. Rows that would open one more are left out and counted
+    /// (`refused_rows`, reason `window_limit`), as are those that would open more than 4,096 of one key.
     #[serde(default = "max_windows")]
     #[schemars(range(min = 1))]
     max_windows: usize,

@@ -3,7 +3,7 @@
 //!
 //! A window here is a pane (the part of a tumbling or hopping window between two neighbouring edges), a session
 //! or the rows counted so far. The windows of one key never overlap, so the order of their starts is the order
-//! of their ends, and whatever is over is at the old end of the list.
+//! of their ends: rows find theirs from the new end of the list, and whatever is over is at the old end.
 
 /// No slot.
 pub(super) const NONE: u32 = u32::MAX;
@@ -25,6 +25,15 @@ pub(super) struct Slot {
     pub key: u32,
     /// The next older window of the same key, or [`NONE`].
     pub older: u32,
+    /// The next newer window of the same key, or [`NONE`].
+    pub newer: u32,
+}
+
+impl Slot {
+    /// A window of some rows that is in no list.
+    pub fn new(key: u32, start: i64, end: i64, rows: u64) -> Self {
+        Self { start, end, rows, key, older: NONE, newer: NONE }
+    }
 }
 
 /// All open windows.
@@ -33,6 +42,7 @@ pub(super) struct Open {
     slots: Vec<Slot>,
     free: Vec<u32>,
     newest: Vec<u32>,
+    oldest: Vec<u32>,
     per_key: Vec<u32>,
     listed: usize,
     windows_max: usize,
@@ -47,6 +57,7 @@ impl Open {
             slots: Vec::new(),
             free: Vec::new(),
             newest: Vec::new(),
+            oldest: Vec::new(),
             per_key: Vec::new(),
             listed: 0,
             windows_max,
@@ -58,6 +69,7 @@ impl Open {
     pub fn grow_keys(&mut self, keys: usize) {
         if self.newest.len() < keys {
             self.newest.resize(keys, NONE);
+            self.oldest.resize(keys, NONE);
             self.per_key.resize(keys, 0);
         }
     }
@@ -96,25 +108,67 @@ impl Open {
     }
 
     /// The windows of a key, newest first.
-    pub fn of(&self, key: u32) -> impl Iterator<Item = u32> {
-        let some = |slot: u32| Some(slot).filter(|slot| *slot != NONE);
-        std::iter::successors(some(self.newest(key)), move |slot| some(self.get(*slot).older))
+    pub fn newest_first(&self, key: u32) -> impl Iterator<Item = u32> {
+        self.walk(self.newest(key), |slot| slot.older)
     }
 
-    /// The slot of a key's pane, opened if need be; `None` beyond the limits or for an id that is no key's.
-    #[inline]
-    pub fn pane(&mut self, key: u32, start: i64, end: i64) -> Option<u32> {
-        let newest = self.newest(key);
-        match self.slots.get(newest as usize) {
-            Some(slot) if slot.start == start => Some(newest),
-            _ => self.older_pane(key, start, end),
+    /// The windows of a key, oldest first.
+    pub fn oldest_first(&self, key: u32) -> impl Iterator<Item = u32> {
+        self.walk(self.oldest[key as usize], |slot| slot.newer)
+    }
+
+    fn walk(&self, from: u32, next: fn(&Slot) -> u32) -> impl Iterator<Item = u32> {
+        let some = |slot: u32| Some(slot).filter(|slot| *slot != NONE);
+        std::iter::successors(some(from), move |slot| some(next(self.get(*slot))))
+    }
+
+    /// Gives each row its pane of the grid, opened if need be, and counts it there. A row beyond the limits or
+    /// with an id that is no key's gets [`NONE`], and `refuse` hears of its id.
+    pub fn panes(
+        &mut self,
+        ids: &[u32],
+        times: &[i64],
+        pane: i64,
+        slots: &mut Vec<u32>,
+        mut refuse: impl FnMut(u32),
+    ) {
+        let (mut start, mut end) = (i64::MAX, i64::MIN);
+        let mut row = 0;
+        while row < ids.len() {
+            // Mostly a row is in the newest pane of its key: a run of those is dealt with in one tight loop.
+            let (newest, windows) = (&self.newest[..], &mut self.slots[..]);
+            let run = slots.len();
+            slots.extend(ids[row..].iter().zip(&times[row..]).map_while(|(id, time)| {
+                if *time < start || *time >= end {
+                    start = time.div_euclid(pane) * pane;
+                    end = start + pane;
+                }
+                let slot = *newest.get(*id as usize)?;
+                let window = windows.get_mut(slot as usize).filter(|window| window.start == start)?;
+                window.rows += 1;
+                Some(slot)
+            }));
+            row += slots.len() - run;
+            if let Some(id) = ids.get(row) {
+                match self.pane(*id, start, end) {
+                    Some(slot) => {
+                        self.get_mut(slot).rows += 1;
+                        slots.push(slot);
+                    }
+                    None => {
+                        refuse(*id);
+                        slots.push(NONE);
+                    }
+                }
+                row += 1;
+            }
         }
     }
 
-    #[cold]
-    fn older_pane(&mut self, key: u32, start: i64, end: i64) -> Option<u32> {
+    /// The slot of a key's pane, opened if need be; `None` beyond the limits or for an id that is no key's.
+    fn pane(&mut self, key: u32, start: i64, end: i64) -> Option<u32> {
         let mut newer = NONE;
-        for slot in self.of(key) {
+        for slot in self.newest_first(key) {
             match self.get(slot).start {
                 found if found == start => return Some(slot),
                 found if found < start => break,
@@ -135,10 +189,14 @@ impl Open {
         self.listed += 1;
         self.end_min = self.end_min.min(end);
         let older = if newer == NONE { self.newest(key) } else { self.get(newer).older };
-        let slot = self.take(Slot { start, end, rows: 0, key, older });
+        let slot = self.take(Slot { older, newer, ..Slot::new(key, start, end, 0) });
         match newer {
             NONE => self.newest[key as usize] = slot,
             newer => self.get_mut(newer).older = slot,
+        }
+        match older {
+            NONE => self.oldest[key as usize] = slot,
+            older => self.get_mut(older).newer = slot,
         }
         Some(slot)
     }
@@ -157,47 +215,31 @@ impl Open {
         }
     }
 
-    /// Takes the newest window out of its key's list; its slot stays in use until it is given back.
-    pub fn unlist_newest(&mut self, key: u32) {
-        let newest = self.newest(key);
-        if newest != NONE {
-            self.newest[key as usize] = self.get(newest).older;
-            self.per_key[key as usize] -= 1;
-            self.listed -= 1;
+    /// Takes a window out of its key's list; its slot stays in use until it is given back.
+    pub fn unlist(&mut self, slot: u32) {
+        let Slot { key, older, newer, .. } = *self.get(slot);
+        match newer {
+            NONE => self.newest[key as usize] = older,
+            newer => self.get_mut(newer).older = older,
         }
+        match older {
+            NONE => self.oldest[key as usize] = newer,
+            older => self.get_mut(older).newer = newer,
+        }
+        self.per_key[key as usize] -= 1;
+        self.listed -= 1;
     }
 
-    /// Takes the window behind `newer` out of their key's list; its slot stays in use until it is given back.
-    pub fn unlist_behind(&mut self, newer: u32) -> u32 {
-        let slot = self.get(newer).older;
-        if slot != NONE {
-            let Slot { key, older, .. } = *self.get(slot);
-            self.get_mut(newer).older = older;
-            self.per_key[key as usize] -= 1;
-            self.listed -= 1;
-        }
-        slot
-    }
-
-    /// Takes the windows of a key that are over out of its list, newest first. `over` holds for all windows
+    /// Takes the windows of a key that are over out of its list, oldest first. `over` holds for all windows
     /// older than one for which it holds. Their slots stay in use until they are given back.
-    pub fn unlist(&mut self, key: u32, over: impl Fn(&Slot) -> bool, taken: &mut Vec<u32>) {
-        let (mut last, mut slot) = (NONE, self.newest(key));
-        while slot != NONE && !over(self.get(slot)) {
-            (last, slot) = (slot, self.get(slot).older);
-        }
-        if slot == NONE {
-            return;
-        }
-        match last {
-            NONE => self.newest[key as usize] = NONE,
-            last => self.get_mut(last).older = NONE,
-        }
-        while slot != NONE {
+    pub fn unlist_over(&mut self, key: u32, over: impl Fn(&Slot) -> bool, taken: &mut Vec<u32>) {
+        loop {
+            let slot = self.oldest[key as usize];
+            if slot == NONE || !over(self.get(slot)) {
+                return;
+            }
             taken.push(slot);
-            self.per_key[key as usize] -= 1;
-            self.listed -= 1;
-            slot = self.get(slot).older;
+            self.unlist(slot);
         }
     }
 
@@ -213,8 +255,8 @@ impl Open {
 
     /// Finds the least end of all windows again, after some were taken out.
     pub fn settle(&mut self) {
-        let oldest = (0..self.keys()).filter_map(|key| self.of(key).last());
-        self.end_min = oldest.map(|slot| self.get(slot).end).min().unwrap_or(i64::MAX);
+        let oldest = self.oldest.iter().filter(|slot| **slot != NONE);
+        self.end_min = oldest.map(|slot| self.get(*slot).end).min().unwrap_or(i64::MAX);
     }
 }
 
@@ -222,8 +264,13 @@ impl Open {
 mod tests {
     use super::*;
 
+    /// The starts of a key's windows, newest first; the list is the same from both ends.
     fn starts(open: &Open, key: u32) -> Vec<i64> {
-        open.of(key).map(|slot| open.get(slot).start).collect()
+        let newest_first: Vec<u32> = open.newest_first(key).collect();
+        let mut oldest_first: Vec<u32> = open.oldest_first(key).collect();
+        oldest_first.reverse();
+        assert_eq!(newest_first, oldest_first);
+        newest_first.into_iter().map(|slot| open.get(slot).start).collect()
     }
 
     #[test]
@@ -237,8 +284,8 @@ mod tests {
         assert_eq!((starts(&open, 0), starts(&open, 1)), (vec![30, 20, 10, 0], vec![5]));
         assert_eq!((open.len(), open.end_min), (5, 10));
         let mut taken = Vec::new();
-        open.unlist(0, |slot| slot.end <= 20, &mut taken);
-        assert_eq!(taken.iter().map(|slot| open.get(*slot).start).collect::<Vec<_>>(), [10, 0]);
+        open.unlist_over(0, |slot| slot.end <= 20, &mut taken);
+        assert_eq!(taken.iter().map(|slot| open.get(*slot).start).collect::<Vec<_>>(), [0, 10]);
         taken.iter().for_each(|slot| open.give_back(*slot));
         open.settle();
         assert_eq!((starts(&open, 0), open.len(), open.end_min), (vec![30, 20], 3, 15));
@@ -246,10 +293,26 @@ mod tests {
         open.pane(0, 40, 50).unwrap();
         open.pane(0, 10, 20).unwrap();
         assert_eq!((starts(&open, 0), open.slots()), (vec![40, 30, 20, 10], slots), "slots are used again");
-        let taken = open.unlist_behind(open.newest(0));
-        assert_eq!(open.get(taken).start, 30);
-        open.unlist_newest(0);
-        assert_eq!((starts(&open, 0), open.len()), (vec![20, 10], 3));
+        for (start, left) in [(30, vec![40, 20, 10]), (40, vec![20, 10]), (10, vec![20]), (20, vec![])] {
+            let slot = open.newest_first(0).find(|slot| open.get(*slot).start == start).unwrap();
+            open.unlist(slot);
+            assert_eq!(starts(&open, 0), left);
+        }
+        assert_eq!(open.len(), 1);
+    }
+
+    #[test]
+    fn rows_are_given_panes_in_runs_and_one_by_one() {
+        let mut open = Open::new(4);
+        open.grow_keys(2);
+        let ids = [0, 1, 0, 0, 7, 0, 1, 0, 0];
+        let times = [1, 2, 3, 15, 15, 4, 11, 25, 16];
+        let (mut slots, mut refused) = (Vec::new(), Vec::new());
+        open.panes(&ids, &times, 10, &mut slots, |id| refused.push(id));
+        assert_eq!(slots, [0, 1, 0, 2, NONE, 0, 3, NONE, 2]);
+        assert_eq!(refused, [7, 0]);
+        assert_eq!([0, 1, 2, 3].map(|slot| open.get(slot).rows), [3, 1, 2, 1]);
+        assert_eq!(starts(&open, 0), [10, 0]);
     }
 
     #[test]

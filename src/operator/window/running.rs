@@ -179,27 +179,14 @@ impl Window {
     /// row that lies between two sessions and makes them one: the slot of the newer is returned.
     fn assign(&mut self, times: &[i64], done: usize, dropped: &mut Dropped) -> Option<u32> {
         match self.extent {
-            Extent::Panes { pane, .. } => self.assign_panes(times, done, pane, dropped),
+            Extent::Panes { pane, .. } => {
+                let refuse = |id| _ = dropped.refuse(id);
+                self.open.panes(&self.ids[done..], times, pane, &mut self.slots, refuse);
+            }
             Extent::Session { gap } => return self.assign_sessions(times, done, gap, dropped),
             Extent::Count { rows } => self.assign_counts(times, done, rows, dropped),
         }
         None
-    }
-
-    fn assign_panes(&mut self, times: &[i64], done: usize, pane: i64, dropped: &mut Dropped) {
-        let (mut start, mut end) = (i64::MAX, i64::MIN);
-        for (id, time) in self.ids[done..].iter().zip(times) {
-            if *time < start || *time >= end {
-                start = time.div_euclid(pane) * pane;
-                end = start + pane;
-            }
-            let slot = self.open.pane(*id, start, end);
-            match slot {
-                Some(slot) => self.open.get_mut(slot).rows += 1,
-                None => dropped.refuse(*id),
-            }
-            self.slots.push(slot.unwrap_or(NONE));
-        }
     }
 
     fn assign_counts(&mut self, times: &[i64], done: usize, rows: u64, dropped: &mut Dropped) {
@@ -208,11 +195,11 @@ impl Window {
                 NONE => self.open.open(*id, NONE, *time, *time + 1),
                 slot => Some(slot),
             };
-            self.slots.push(slot.unwrap_or(NONE));
             let Some(slot) = slot else {
-                dropped.refuse(*id);
+                self.slots.push(dropped.refuse(*id));
                 continue;
             };
+            self.slots.push(slot);
             let window = self.open.get_mut(slot);
             window.start = window.start.min(*time);
             window.end = window.end.max(*time + 1);
@@ -220,7 +207,7 @@ impl Window {
             if window.rows >= rows {
                 let Slot { start, end, key, .. } = *window;
                 self.due.push(Due { slot, key, time: end - 1, start, end });
-                self.open.unlist_newest(key);
+                self.open.unlist(slot);
             }
         }
     }
@@ -235,7 +222,7 @@ impl Window {
         for (id, time) in self.ids[done..].iter().zip(times) {
             let end = *time + gap;
             let (mut newer, mut found) = (NONE, NONE);
-            for slot in self.open.of(*id) {
+            for slot in self.open.newest_first(*id) {
                 let session = self.open.get(slot);
                 if *time >= session.end {
                     break;
@@ -261,7 +248,7 @@ impl Window {
                 self.open.get_mut(slot).rows = 1;
                 found = slot;
             } else {
-                dropped.refuse(*id);
+                found = dropped.refuse(*id);
             }
             self.slots.push(found);
         }
@@ -270,13 +257,14 @@ impl Window {
 
     /// Makes one session of this and the next older one of its key. All rows so far are folded.
     fn join_older(&mut self, newer: u32) {
-        let older = self.open.unlist_behind(newer);
+        let older = self.open.get(newer).older;
+        self.open.unlist(older);
         let Slot { start, rows, .. } = *self.open.get(older);
         let session = self.open.get_mut(newer);
         session.start = start;
         session.rows += rows;
-        merge(&mut self.columns, newer, older);
-        self.give_back(older);
+        merge(&mut self.columns, newer, &[older]);
+        self.give_back(&[older]);
     }
 
     fn fold(&mut self, rows: Range<usize>, times: &[i64], values: &[Floats]) {
@@ -289,18 +277,22 @@ impl Window {
         }
     }
 
-    fn give_back(&mut self, slot: u32) {
+    fn give_back(&mut self, slots: &[u32]) {
+        if slots.is_empty() {
+            return;
+        }
         let slabs = self.columns.iter_mut().flat_map(|column| &mut column.slabs);
-        slabs.for_each(|slab| slab.clear(slot));
-        self.open.give_back(slot);
+        slabs.for_each(|slab| slab.clear(slots));
+        slots.iter().for_each(|slot| self.open.give_back(*slot));
     }
 
     /// Forgets a key's windows and says how many rows were in them.
     fn drop_key(&mut self, key: u32) -> u64 {
         let mut over = std::mem::take(&mut self.over);
-        self.open.unlist(key, |_| true, &mut over);
+        self.open.unlist_over(key, |_| true, &mut over);
         let rows = over.iter().map(|slot| self.open.get(*slot).rows).sum();
-        over.drain(..).for_each(|slot| self.give_back(slot));
+        self.give_back(&over);
+        over.clear();
         self.over = over;
         self.tags_known = 0;
         rows
@@ -332,8 +324,9 @@ impl Window {
         let is_last = |pane: &Slot| pane.start < start + slide;
         let end = start + size;
         let (mut members, mut over) = (std::mem::take(&mut self.members), std::mem::take(&mut self.over));
-        members.extend(self.open.of(key).filter(|slot| (start..end).contains(&self.open.get(*slot).start)));
-        self.open.unlist(key, is_last, &mut over);
+        let panes = self.open.oldest_first(key).skip_while(|pane| self.open.get(*pane).start < start);
+        members.extend(panes.take_while(|pane| self.open.get(*pane).start < end));
+        self.open.unlist_over(key, is_last, &mut over);
         match members[..] {
             [] => {}
             [only] if is_last(self.open.get(only)) => {
@@ -342,16 +335,17 @@ impl Window {
             }
             _ => {
                 let rows = members.iter().map(|slot| self.open.get(*slot).rows).sum();
-                let whole = self.open.take(Slot { start, end, rows, key, older: NONE });
+                let whole = self.open.take(Slot::new(key, start, end, rows));
                 let slots = self.open.slots();
                 let slabs = self.columns.iter_mut().flat_map(|column| &mut column.slabs);
                 slabs.for_each(|slab| slab.grow(slots));
-                members.iter().rev().for_each(|pane| merge(&mut self.columns, whole, *pane));
+                merge(&mut self.columns, whole, &members);
                 self.due.push(Due { slot: whole, key, time: end - 1, start, end });
             }
         }
+        self.give_back(&over);
         members.clear();
-        over.drain(..).for_each(|slot| self.give_back(slot));
+        over.clear();
         (self.members, self.over) = (members, over);
     }
 
@@ -360,7 +354,7 @@ impl Window {
     fn fire_over(&mut self, over: impl Fn(&Slot) -> bool, time_min: i64) {
         let mut slots = std::mem::take(&mut self.over);
         for key in 0..self.open.keys() {
-            self.open.unlist(key, &over, &mut slots);
+            self.open.unlist_over(key, &over, &mut slots);
         }
         for slot in slots.drain(..) {
             let Slot { start, end, key, .. } = *self.open.get(slot);
@@ -402,7 +396,8 @@ impl Window {
         let mut due = std::mem::take(&mut self.due);
         for chunk in due.chunks(EMIT_ROWS) {
             out.emit(0, self.rows(chunk)?);
-            chunk.iter().for_each(|due| self.give_back(due.slot));
+            let slots: Vec<u32> = chunk.iter().map(|due| due.slot).collect();
+            self.give_back(&slots);
         }
         due.clear();
         self.due = due;
@@ -444,15 +439,17 @@ impl Window {
 }
 
 impl Dropped {
-    fn refuse(&mut self, id: u32) {
+    /// Counts a row that gets no slot; what it gets instead.
+    fn refuse(&mut self, id: u32) -> u32 {
         match id {
             REFUSED => self.keys += 1,
             _ => self.windows += 1,
         }
+        NONE
     }
 }
 
-fn merge(columns: &mut [Column], into: u32, from: u32) {
+fn merge(columns: &mut [Column], into: u32, from: &[u32]) {
     let slabs = columns.iter_mut().flat_map(|column| &mut column.slabs);
     slabs.for_each(|slab| slab.merge(into, from));
 }
@@ -552,8 +549,7 @@ impl Operator for Window {
         self.keys.save(state);
         state.value(&(self.open.len() as u64));
         for key in 0..self.open.keys() {
-            let slots: Vec<u32> = self.open.of(key).collect();
-            for slot in slots.into_iter().rev() {
+            for slot in self.open.oldest_first(key) {
                 let Slot { start, end, rows, key, .. } = *self.open.get(slot);
                 state.value(&(key, start, end, rows));
                 for slab in self.columns.iter().flat_map(|column| &column.slabs) {

@@ -9,7 +9,10 @@
 use crate::core::{StateReader, StateWriter};
 use crate::error::{Error, Result};
 
-/// Mantissa bits that are dropped: 52 less the six that number the bins of an octave.
+/// Bins of one octave.
+const BINS: usize = 64;
+
+/// Mantissa bits that do not matter: 52 less the six that number the bins of an octave.
 const SHIFT: u32 = 46;
 
 /// The greatest possible relative error of a quantile: half a bin's width over its lower end. The promise to
@@ -17,107 +20,146 @@ const SHIFT: u32 = 46;
 #[cfg(test)]
 const ERROR_MAX: f64 = 1.0 / 128.0;
 
-/// The most bins of one sketch, 24 KiB. Both signs together fill it only if the magnitudes range over more
-/// than sixteen octaves; then the values nearest zero count as zero, which keeps their error below 2⁻¹³ of
-/// the greatest magnitude.
-pub(super) const BINS_MAX: usize = 2048;
+/// The most octaves of one sketch, both signs together; they take 16 KiB. Where values range wider, those
+/// nearest zero count as zero, which keeps their error below 2⁻¹⁵ of the greatest magnitude.
+const OCTAVES_MAX: usize = 32;
 
-/// The key of zero, and of what is too small for a normal `f64`.
-const ZERO: i32 = 0;
+/// The greatest exponent field of a finite value.
+const EXPONENT_MAX: u16 = 2046;
 
-/// How many values fell into which bin. Bins are sparse and in the order of the values.
+/// How many values fell into which bin. Only octaves with values in them are kept, in the order of the values.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Sketch {
-    keys: Vec<i32>,
+    /// The exponent field of each octave, negative for negative values.
+    octaves: Vec<i16>,
+    /// The counts of each octave's bins, by magnitude: those of octave `n` from `n * BINS` on.
     counts: Vec<u64>,
-    /// Magnitudes with keys below this count as zero; raised when there are too many bins.
-    floor: i32,
+    /// How many values were zero, too small for a normal `f64`, or below the floor.
+    zeros: u64,
+    /// Octaves with exponent fields below this count as zero; raised when there are too many.
+    floor: u16,
 }
 
-/// The bin of a finite value: negative for negative values, growing with the value.
-fn key(value: f64) -> i32 {
-    // At most 2047 × 64 + 63, so it fits.
-    let magnitude = (value.abs().to_bits() >> SHIFT) as i32;
-    match magnitude {
-        // Below the least normal number bins of equal width are not narrow enough.
-        ..64 => ZERO,
-        _ if value < 0.0 => -magnitude,
-        _ => magnitude,
-    }
+/// The octave and the bin of a finite value. The octave of what is no normal number is 0.
+fn place(value: f64) -> (i16, usize) {
+    let magnitude = value.abs().to_bits() >> SHIFT;
+    let octave = (magnitude / BINS as u64) as i16;
+    (if value < 0.0 { -octave } else { octave }, magnitude as usize % BINS)
 }
 
 /// The value in the middle of a bin.
-fn middle(key: i32) -> f64 {
-    if key == ZERO {
-        return 0.0;
-    }
-    let bits = (u64::from(key.unsigned_abs()) << SHIFT) | (1 << (SHIFT - 1));
-    f64::from_bits(bits).copysign(f64::from(key))
+fn middle(octave: i16, bin: usize) -> f64 {
+    let magnitude = u64::from(octave.unsigned_abs()) * BINS as u64 + bin as u64;
+    f64::from_bits((magnitude << SHIFT) | (1 << (SHIFT - 1))).copysign(f64::from(octave))
 }
 
 impl Sketch {
     /// Takes in a finite value.
+    #[inline]
     pub fn push(&mut self, value: f64) {
-        self.add(key(value), 1);
+        let (octave, bin) = place(value);
+        self.add(octave, bin, 1);
     }
 
-    fn add(&mut self, key: i32, count: u64) {
-        let key = if key.abs() < self.floor { ZERO } else { key };
-        match self.keys.binary_search(&key) {
-            Ok(place) => self.counts[place] += count,
-            Err(place) => {
-                self.keys.insert(place, key);
-                self.counts.insert(place, count);
-                if self.keys.len() > BINS_MAX {
-                    self.raise_floor();
-                }
-            }
+    #[inline]
+    fn add(&mut self, octave: i16, bin: usize, count: u64) {
+        // Few octaves, and values jump between them: counting the lesser ones mispredicts nothing.
+        let lesser: usize = self.octaves.iter().map(|other| usize::from(*other < octave)).sum();
+        if self.octaves.get(lesser) == Some(&octave) {
+            self.counts[lesser * BINS + bin] += count;
+        } else {
+            self.open(lesser, octave, bin, count);
         }
     }
 
-    /// Makes room: the bins of the least magnitudes, an eighth of all, become part of the zero bin.
-    fn raise_floor(&mut self) {
-        let mut magnitudes: Vec<i32> = self.keys.iter().map(|key| key.abs()).collect();
-        magnitudes.sort_unstable();
-        self.floor = magnitudes[BINS_MAX / 8] + 1;
-        let (keys, counts) = (std::mem::take(&mut self.keys), std::mem::take(&mut self.counts));
-        keys.into_iter().zip(counts).for_each(|(key, count)| self.add(key, count));
+    /// Takes a value in whose octave is not there.
+    #[cold]
+    fn open(&mut self, at: usize, octave: i16, bin: usize, count: u64) {
+        if octave == 0 || octave.unsigned_abs() < self.floor {
+            self.zeros += count;
+            return;
+        }
+        self.octaves.insert(at, octave);
+        let start = at * BINS;
+        self.counts.splice(start..start, [0; BINS]);
+        self.counts[start + bin] = count;
+        while self.octaves.len() > OCTAVES_MAX {
+            let least = self.octaves.iter().map(|octave| octave.unsigned_abs()).min();
+            self.raise_floor(least.unwrap_or(0) + 1);
+        }
     }
 
-    /// Takes in all that another sketch has. The result is that of one sketch of all values, unless one of the
-    /// two was too wide.
+    /// Counts what is in octaves below the floor as zero.
+    fn raise_floor(&mut self, floor: u16) {
+        self.floor = self.floor.max(floor);
+        while let Some(low) = self.octaves.iter().position(|octave| octave.unsigned_abs() < self.floor) {
+            self.octaves.remove(low);
+            self.zeros += self.counts.drain(low * BINS..(low + 1) * BINS).sum::<u64>();
+        }
+    }
+
+    /// Takes in all that another sketch has. The result is that of one sketch of all values.
     pub fn merge(&mut self, other: &Self) {
-        if other.floor > self.floor {
-            self.floor = other.floor;
-            let (keys, counts) = (std::mem::take(&mut self.keys), std::mem::take(&mut self.counts));
-            keys.into_iter().zip(counts).for_each(|(key, count)| self.add(key, count));
+        self.raise_floor(other.floor);
+        self.zeros += other.zeros;
+        for (octave, bin, count) in other.bins() {
+            self.add(octave, bin, count);
         }
-        other.keys.iter().zip(&other.counts).for_each(|(key, count)| self.add(*key, *count));
     }
 
     /// Forgets everything but keeps its memory.
     pub fn clear(&mut self) {
-        self.keys.clear();
+        self.octaves.clear();
         self.counts.clear();
-        self.floor = 0;
+        (self.zeros, self.floor) = (0, 0);
+    }
+
+    /// The bins with something in them but that of zero: octave, bin, count. In order of octaves.
+    fn bins(&self) -> impl Iterator<Item = (i16, usize, u64)> {
+        let octaves = self.octaves.iter().zip(self.counts.chunks_exact(BINS));
+        octaves
+            .flat_map(|(octave, counts)| counts.iter().enumerate().map(|(bin, count)| (*octave, bin, *count)))
+            .filter(|(.., count)| *count > 0)
     }
 
     /// The value at a share of the way through the sorted values: that of rank ⌊share × (n − 1)⌋ from 0,
     /// within 1 %. Nothing if there are no values.
     pub fn quantile(&self, share: f64) -> Option<f64> {
-        let total: u64 = self.counts.iter().sum();
-        let rank = (share * total.checked_sub(1)? as f64) as u64;
-        let mut before = 0;
-        let place = self.counts.iter().position(|count| {
-            before += count;
-            before > rank
-        });
-        self.keys.get(place?).map(|key| middle(*key))
+        let total = self.zeros + self.counts.iter().sum::<u64>();
+        let mut left = (share * total.checked_sub(1)? as f64) as u64;
+        let mut is_zero_passed = false;
+        for (octave, counts) in self.octaves.iter().zip(self.counts.chunks_exact(BINS)) {
+            if *octave > 0 && !is_zero_passed {
+                if left < self.zeros {
+                    return Some(0.0);
+                }
+                (left, is_zero_passed) = (left - self.zeros, true);
+            }
+            let inside: u64 = counts.iter().sum();
+            if left >= inside {
+                left -= inside;
+                continue;
+            }
+            // The greater the magnitude of a negative value, the earlier it comes.
+            let mut passed = |count: &u64| {
+                let is_here = left < *count;
+                left = left.saturating_sub(*count);
+                is_here
+            };
+            let bin = match *octave < 0 {
+                true => counts.iter().rposition(&mut passed),
+                false => counts.iter().position(&mut passed),
+            };
+            return bin.map(|bin| middle(*octave, bin));
+        }
+        Some(0.0)
     }
 
     /// Writes it into a node's state.
     pub fn save(&self, state: &mut StateWriter) {
-        state.value(&(&self.keys, &self.counts, self.floor));
+        let bins: Vec<(i16, u8, u64)> =
+            self.bins().map(|(octave, bin, count)| (octave, bin as u8, count)).collect();
+        state.value(&(self.zeros, self.floor, bins));
     }
 
     /// Takes it back.
@@ -125,13 +167,19 @@ impl Sketch {
     /// # Errors
     /// If it is none that [`Sketch::save`] could have written.
     pub fn load(state: &mut StateReader<'_>) -> Result<Self> {
-        let (keys, counts, floor): (Vec<i32>, Vec<u64>, i32) = state.value()?;
-        let sound = keys.len() == counts.len()
-            && keys.len() <= BINS_MAX
-            && keys.is_sorted_by(|one, next| one < next)
-            && keys.iter().all(|key| *key == ZERO || (64..=(2047 << 6) + 63).contains(&key.unsigned_abs()))
-            && counts.iter().try_fold(0u64, |sum, count| sum.checked_add(*count)).is_some();
-        if sound { Ok(Self { keys, counts, floor }) } else { Err(Error::state("a saved sketch is damaged")) }
+        let (zeros, floor, bins): (u64, u16, Vec<(i16, u8, u64)>) = state.value()?;
+        let sound = floor <= EXPONENT_MAX
+            && bins.is_sorted_by_key(|(octave, bin, _)| (*octave, *bin))
+            && bins.iter().all(|(octave, bin, _)| {
+                (floor.max(1)..=EXPONENT_MAX).contains(&octave.unsigned_abs()) && usize::from(*bin) < BINS
+            })
+            && bins.iter().try_fold(zeros, |sum, (.., count)| sum.checked_add(*count)).is_some();
+        if !sound {
+            return Err(Error::state("a saved sketch is damaged"));
+        }
+        let mut sketch = Self { zeros, floor, ..Self::default() };
+        bins.iter().for_each(|(octave, bin, count)| sketch.add(*octave, usize::from(*bin), *count));
+        Ok(sketch)
     }
 }
 
@@ -157,14 +205,21 @@ mod tests {
     fn bins_are_in_the_order_of_values_and_no_wider_than_promised() {
         let mut value = f64::MIN_POSITIVE;
         while value < f64::MAX / 1.01 {
-            let middle = middle(key(value));
+            let (octave, bin) = place(value);
+            let middle = middle(octave, bin);
             assert!((middle - value).abs() <= ERROR_MAX * value, "{value}: {middle}");
-            assert_eq!(key(-value), -key(value));
-            assert!(key(value * 1.02) > key(value));
+            assert_eq!(place(-value), (-octave, bin));
+            assert!(place(value * 1.02) > (octave, bin));
             value *= 1.0077;
         }
-        assert_eq!([key(0.0), key(-0.0), key(f64::MIN_POSITIVE / 2.0)], [ZERO; 3]);
-        assert!(middle(key(f64::MAX)).is_finite() && middle(key(f64::MIN)).is_finite());
+        for nothing in [0.0, -0.0, f64::MIN_POSITIVE / 2.0, -f64::MIN_POSITIVE / 2.0] {
+            assert_eq!(place(nothing).0, 0);
+        }
+        for greatest in [f64::MAX, f64::MIN] {
+            let (octave, bin) = place(greatest);
+            assert_eq!(octave.unsigned_abs(), EXPONENT_MAX);
+            assert!(middle(octave, bin).is_finite());
+        }
     }
 
     #[test]
@@ -177,7 +232,7 @@ mod tests {
 
     #[test]
     fn too_wide_a_range_gives_up_what_is_near_zero() {
-        // Two signs and twenty octaves are 2,560 bins.
+        // Two signs of twenty octaves.
         let mut values = Vec::new();
         for octave in 0..20 {
             for step in 0..64 {
@@ -186,13 +241,13 @@ mod tests {
             }
         }
         let sketch = sketch(&values);
-        assert!(sketch.keys.len() <= BINS_MAX, "{}", sketch.keys.len());
+        assert_eq!(sketch.octaves.len(), OCTAVES_MAX);
         let greatest = f64::from(1u32 << 20);
         for share in [0.001, 0.1, 0.25, 0.499, 0.5, 0.6, 0.75, 0.9, 0.999] {
             let (found, wanted) = (sketch.quantile(share).unwrap(), exact(&values, share));
             let error = (found - wanted).abs();
             assert!(
-                error <= ERROR_MAX * wanted.abs() || error <= greatest / 8192.0,
+                error <= ERROR_MAX * wanted.abs() || error <= greatest / 32768.0,
                 "{share}: {found} {wanted}"
             );
         }
@@ -223,16 +278,19 @@ mod tests {
 
     #[test]
     fn a_damaged_sketch_is_refused() {
-        let table: [(Vec<i32>, Vec<u64>); 5] = [
-            (vec![100, 100], vec![1, 1]),
-            (vec![100], vec![]),
-            (vec![3], vec![1]),
-            (vec![100, 200], vec![u64::MAX, 1]),
-            ((1000..1000 + BINS_MAX as i32 + 1).collect(), vec![1; BINS_MAX + 1]),
+        type Saved = (u64, u16, Vec<(i16, u8, u64)>);
+        let table: [Saved; 7] = [
+            (0, 0, vec![(0, 1, 1)]),
+            (0, 0, vec![(2047, 1, 1)]),
+            (0, 0, vec![(i16::MIN, 1, 1)]),
+            (0, 0, vec![(5, 64, 1)]),
+            (0, 0, vec![(5, 2, 1), (5, 1, 1)]),
+            (0, 9, vec![(5, 2, 1)]),
+            (1, 0, vec![(5, 2, u64::MAX)]),
         ];
-        for (keys, counts) in table {
+        for saved in table {
             let mut state = StateWriter::new();
-            state.value(&(keys, counts, 0i32));
+            state.value(&saved);
             let bytes = state.finish().unwrap();
             assert!(Sketch::load(&mut StateReader::new(&bytes)).is_err());
         }

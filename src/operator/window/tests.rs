@@ -71,15 +71,18 @@ impl Emitted {
     }
 }
 
+/// By what and reason.
+type Counts = BTreeMap<(&'static str, &'static str), u64>;
+
 #[derive(Debug, Default)]
 struct Outcome {
     rows: Vec<Emitted>,
     late: Vec<i64>,
-    counts: BTreeMap<(&'static str, &'static str), u64>,
+    counts: Counts,
 }
 
 impl Outcome {
-    fn bits(&self) -> (Vec<String>, &[i64], &BTreeMap<(&'static str, &'static str), u64>) {
+    fn bits(&self) -> (Vec<String>, &[i64], &Counts) {
         (self.rows.iter().map(Emitted::bits).collect(), &self.late, &self.counts)
     }
 
