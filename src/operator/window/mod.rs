@@ -1,7 +1,8 @@
 //! `window`: statistics over windows of event time: tumbling, hopping, session and count windows. Pure.
 //!
-//! This file is the configuration and its checks; `running` is the operator, `open` knows which windows are
-//! open, `accumulate` and `sketch` hold what is kept of their values, `stat` makes statistics of it.
+//! This file is the configuration and its checks; `running` is the operator, `column` reads its input, `open`
+//! knows which windows are open, `accumulate` and `sketch` hold what is kept of their values, `stat` makes
+//! statistics of it, `emit` makes rows of those.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use crate::units::Period;
 
 mod accumulate;
 mod column;
+mod emit;
 mod open;
 mod running;
 mod sketch;
@@ -24,7 +26,8 @@ mod stat;
 #[cfg(test)]
 mod tests;
 
-use running::{Column, Extent, Window};
+use emit::Column;
+use running::{Extent, Window};
 use stat::{Plan, Stat};
 
 /// The most panes of one hopping window.

@@ -1,19 +1,15 @@
 //! The running window operator: gives each row its window, folds columns into the slabs, fires. Pure.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{
-    ArrayRef, BooleanArray, Float64Builder, Int64Array, Int64Builder, RecordBatch, UInt32Array,
-};
-use arrow::compute::{filter_record_batch, take, take_record_batch};
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, UInt32Array};
+use arrow::compute::{filter_record_batch, take_record_batch};
 use arrow::datatypes::SchemaRef;
 
-use super::accumulate::Slab;
 use super::column::Floats;
+use super::emit::{self, Column, Due, EMIT_ROWS, Tags};
 use super::open::{NONE, Open, Slot};
-use super::stat::{Stat, Summary};
 use crate::core::keys::REFUSED;
 use crate::core::{EventTime, Keys, Operator, Output, StateReader, StateWriter, schema};
 use crate::error::{Error, Result};
@@ -21,9 +17,6 @@ use crate::error::{Error, Result};
 /// Times beyond this, either side of 1970 (36,000 years), are in no window: near the ends of an `i64` the
 /// edges of windows could not be computed.
 pub(super) const TIME_MAX: i64 = 1 << 60;
-
-/// The most rows of one emitted batch.
-const EMIT_ROWS: usize = 4096;
 
 /// What makes a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,26 +27,6 @@ pub(super) enum Extent {
     Session { gap: i64 },
     /// So many rows.
     Count { rows: u64 },
-}
-
-/// One column and what is made of it.
-pub(super) struct Column {
-    /// Its position in the input.
-    pub place: usize,
-    /// What is emitted of it, in order.
-    pub stats: Vec<Stat>,
-    /// What is kept of it.
-    pub slabs: Vec<Box<dyn Slab>>,
-}
-
-/// A window that is over and waits to be emitted. Its slot is in no list and is given back afterwards.
-#[derive(Debug, Clone, Copy)]
-struct Due {
-    slot: u32,
-    key: u32,
-    time: i64,
-    start: i64,
-    end: i64,
 }
 
 /// Rows of one batch that are in no window.
@@ -80,10 +53,7 @@ pub(super) struct Window {
     watermark: EventTime,
     open: Open,
     due: Vec<Due>,
-    /// The key columns of all ids, so that emitting picks from ready dictionaries; right while there are
-    /// `tags_known` keys (0: not right).
-    tags: Vec<ArrayRef>,
-    tags_known: usize,
+    tags: Tags,
     /// Per row of the batch at hand: its group id and its slot. They keep their memory.
     ids: Vec<u32>,
     slots: Vec<u32>,
@@ -120,8 +90,7 @@ impl Window {
             watermark: EventTime::MIN,
             open: Open::new(windows_max),
             due: Vec::new(),
-            tags: Vec::new(),
-            tags_known: 0,
+            tags: Tags::default(),
             ids: Vec::new(),
             slots: Vec::new(),
             members: Vec::new(),
@@ -294,7 +263,7 @@ impl Window {
         self.give_back(&over);
         over.clear();
         self.over = over;
-        self.tags_known = 0;
+        self.tags.forget();
         rows
     }
 
@@ -395,46 +364,14 @@ impl Window {
     fn flush(&mut self, out: &mut Output) -> Result<()> {
         let mut due = std::mem::take(&mut self.due);
         for chunk in due.chunks(EMIT_ROWS) {
-            out.emit(0, self.rows(chunk)?);
+            let tags = self.tags.of(&self.keys, chunk)?;
+            out.emit(0, emit::batch(&self.schema, chunk, tags, &self.open, &self.columns)?);
             let slots: Vec<u32> = chunk.iter().map(|due| due.slot).collect();
             self.give_back(&slots);
         }
         due.clear();
         self.due = due;
         Ok(())
-    }
-
-    fn rows(&mut self, due: &[Due]) -> Result<RecordBatch> {
-        let keys: Vec<u32> = due.iter().map(|due| due.key).collect();
-        let mut arrays = vec![
-            schema::time_array(due.iter().map(|due| due.time).collect()),
-            schema::time_array(due.iter().map(|due| due.start).collect()),
-            schema::time_array(due.iter().map(|due| due.end).collect()),
-        ];
-        arrays.extend(self.tags(keys)?);
-        let rows = due.iter().map(|due| self.open.get(due.slot).rows as i64);
-        arrays.push(Arc::new(Int64Array::from_iter_values(rows)));
-        for column in &self.columns {
-            statistics(column, due, &self.open, &mut arrays);
-        }
-        Ok(RecordBatch::try_new(self.schema.clone(), arrays)?)
-    }
-
-    /// The key columns of some keys.
-    fn tags(&mut self, keys: Vec<u32>) -> Result<Vec<ArrayRef>> {
-        if self.by.is_empty() {
-            return Ok(Vec::new());
-        }
-        if self.tags_known != self.keys.len() {
-            if keys.len() * 4 < self.keys.capacity() {
-                return Ok(self.keys.columns(&keys));
-            }
-            let all: Vec<u32> = (0..self.keys.capacity() as u32).collect();
-            self.tags = self.keys.columns(&all);
-            self.tags_known = self.keys.len();
-        }
-        let keys = UInt32Array::from(keys);
-        self.tags.iter().map(|tags| Ok(take(tags, &keys, None)?)).collect()
     }
 }
 
@@ -452,36 +389,6 @@ impl Dropped {
 fn merge(columns: &mut [Column], into: u32, from: &[u32]) {
     let slabs = columns.iter_mut().flat_map(|column| &mut column.slabs);
     slabs.for_each(|slab| slab.merge(into, from));
-}
-
-/// Appends the arrays of one column's statistics, one row per window.
-fn statistics(column: &Column, due: &[Due], open: &Open, arrays: &mut Vec<ArrayRef>) {
-    enum Array {
-        Whole(Int64Builder),
-        Float(Float64Builder),
-    }
-    let mut builders: Vec<(Stat, Array)> = column
-        .stats
-        .iter()
-        .map(|stat| match stat.is_count() {
-            true => (*stat, Array::Whole(Int64Builder::with_capacity(due.len()))),
-            false => (*stat, Array::Float(Float64Builder::with_capacity(due.len()))),
-        })
-        .collect();
-    for due in due {
-        let mut summary = Summary { rows: open.get(due.slot).rows, ..Summary::default() };
-        column.slabs.iter().for_each(|slab| slab.describe(due.slot, &mut summary));
-        for (stat, builder) in &mut builders {
-            match builder {
-                Array::Whole(builder) => builder.append_value(stat.whole(&summary) as i64),
-                Array::Float(builder) => builder.append_option(stat.value(&summary)),
-            }
-        }
-    }
-    arrays.extend(builders.into_iter().map(|(_, builder)| match builder {
-        Array::Whole(mut builder) => Arc::new(builder.finish()) as ArrayRef,
-        Array::Float(mut builder) => Arc::new(builder.finish()),
-    }));
 }
 
 impl Operator for Window {
@@ -584,7 +491,7 @@ impl Operator for Window {
             }
         }
         self.open.limit(self.windows_max);
-        self.tags_known = 0;
+        self.tags.forget();
         Ok(())
     }
 }

@@ -253,6 +253,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_one_sketch_gave_up_is_given_up_when_merged() {
+        let octave = |octave: i32| f64::from(octave).exp2();
+        let wide: Vec<f64> = (0..17).map(octave).chain((0..16).map(|n| -octave(n))).collect();
+        let low = [octave(-1), octave(-1)];
+        let mut merged = sketch(&low);
+        merged.merge(&sketch(&wide));
+        assert_eq!((merged.zeros, merged.octaves.len()), (4, 31));
+        assert_eq!(merged, sketch(&[&wide[..], &low].concat()));
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 

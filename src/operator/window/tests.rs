@@ -662,7 +662,7 @@ fn scripts() -> impl Strategy<Value = Vec<Item>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(16))]
+    #![proptest_config(ProptestConfig::with_cases(10))]
 
     #[test]
     fn the_naive_twin_agrees(items in scripts()) {
