@@ -1,12 +1,14 @@
 //! The one visible list of components.
 
 use crate::registry::Registry;
-use crate::{sink, source};
+use crate::{operator, sink, source};
 
 /// Everything that a pipeline file can name.
 pub fn registry() -> Registry {
     Registry::new()
         .source::<source::mqtt::MqttConfig>()
+        .operator::<operator::decode::DecodeConfig>()
+        .operator::<operator::window::WindowConfig>()
         .sink::<sink::file::FileConfig>()
         .sink::<sink::stdout::StdoutConfig>()
 }
