@@ -10,7 +10,7 @@ use super::running::TIME_MAX;
 use super::*;
 use crate::core::schema::{tag_type, time_array};
 use crate::core::{EventTime, Flow, Now, Operator, Output, StateReader, StateWriter};
-use crate::registry::{InputSchema, NoFiles, example_schema};
+use crate::registry::{BatchLimits, InputSchema, NoFiles, example_schema};
 
 /// A row: time in µs, device, temp, rpm.
 type Row = (i64, Option<&'static str>, Option<f64>, Option<i64>);
@@ -48,7 +48,13 @@ fn build(config: &str, schema: SchemaRef) -> Checked<Built> {
     let config: WindowConfig =
         toml::from_str(config).map_err(|error| vec![Problem::new("", error.message())])?;
     let inputs = [InputSchema { name: "plant".into(), schema }];
-    config.build(&Context { name: "w", pipeline: "p", inputs: &inputs, files: &NoFiles })
+    config.build(&Context {
+        name: "w",
+        pipeline: "p",
+        inputs: &inputs,
+        files: &NoFiles,
+        batch: BatchLimits::default(),
+    })
 }
 
 /// One emitted row: its times, its device, its number of rows, its statistics.
