@@ -2,6 +2,8 @@
 //!
 //! Start with [`core`] (the engine), then [`registry`] (what a component is); ARCHITECTURE.md has the map.
 
+pub mod builtin;
+pub mod cli;
 pub mod clock;
 pub mod codec;
 pub mod config;

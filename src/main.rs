@@ -1,3 +1,28 @@
 //! The `tidegate` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use tidegate::cli::{Cli, LogFormat, dispatch};
+use tracing_subscriber::EnvFilter;
+
+/// Column buffers come and go by the megabyte; this allocator keeps them instead of giving them back each time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = match EnvFilter::try_new(&cli.log) {
+        Ok(filter) => filter,
+        Err(error) => {
+            eprintln!("error: --log {}: {error}", cli.log);
+            return ExitCode::from(2);
+        }
+    };
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match cli.log_format {
+        LogFormat::Text => subscriber.with_target(false).init(),
+        LogFormat::Json => subscriber.json().init(),
+    }
+    dispatch(cli)
+}

@@ -3,15 +3,21 @@
 // Payloads in, rows out as text.
 pub mod csv;
 pub mod fields;
+pub mod frame;
+pub mod huffman;
 pub mod json;
 mod json_plan;
 mod json_scan;
+pub mod lzw;
 mod number;
 pub mod payload;
 pub mod records;
 pub mod rows;
+pub mod stage;
 pub mod text;
 pub mod text_csv;
 pub mod text_ndjson;
 pub mod timestamp;
+pub mod transform;
 pub mod value;
+mod wire;

@@ -1,1 +1,250 @@
-//! The pipeline file: parsing with places, checking, and building the graph. Pure: text in, graph or diagnostics out.
+//! The pipeline file: parsing with places, checking, and building the graph. Pure: text in, pipeline or
+//! diagnostics out.
+//!
+//! The way of a file: [`tree`] (keys and values with their places) → [`overrides`] (`--set`) → [`declare`]
+//! (tables, names, types and keys, against JSON Schemas in [`check`]) → [`wire`] (inputs, cycles, unused
+//! ones) → [`build`] (each component over the columns it reads). Each step goes on behind what is wrong, so
+//! that everything wrong is told at once. [`reference`](mod@reference) and [`draw`] show what there is.
+
+mod build;
+mod check;
+mod declare;
+pub mod diagnostic;
+pub mod draw;
+pub mod keys;
+mod overrides;
+pub mod reference;
+mod shape;
+mod tree;
+mod wire;
+
+use arrow::datatypes::SchemaRef;
+
+use crate::core::{Graph, Sink, Source};
+use crate::registry::{BatchLimits, Companion, Files, Registry};
+
+pub use diagnostic::{Diagnostic, Diagnostics, Origin, Place, Severity};
+pub use keys::{BatchKeys, Broker, LogMode, Settings};
+pub use reference::{explain, reference, schema, undocumented};
+
+use declare::{Component, Role};
+use diagnostic::Report;
+
+/// What comes from the command line, and how files are read.
+pub struct Options<'o> {
+    /// Site overrides, each `path=value`.
+    pub set: Vec<String>,
+    /// `--data-dir`; it has precedence over the file.
+    pub data_dir: Option<String>,
+    /// Reads files that the configuration names.
+    pub files: &'o dyn Files,
+}
+
+impl<'o> Options<'o> {
+    /// Nothing overridden.
+    pub fn new(files: &'o dyn Files) -> Self {
+        Self { set: Vec::new(), data_dir: None, files }
+    }
+}
+
+/// A source with its place in the pipeline.
+pub struct PlannedSource {
+    /// The name in the file.
+    pub name: String,
+    /// Its type.
+    pub kind: &'static str,
+    /// The running part.
+    pub source: Box<dyn Source>,
+    /// The columns of its batches, before decoding.
+    pub schema: SchemaRef,
+    /// Whether the other side waits for acknowledgements.
+    pub acknowledges: bool,
+    /// Whether it follows the wall clock.
+    pub live: bool,
+    /// When its batches are closed.
+    pub batch: BatchLimits,
+    /// Makes a second source on the same connection settings, for models that come by broker.
+    pub companion: Option<Companion>,
+    /// What `check` should tell the user about it.
+    pub notes: Vec<String>,
+}
+
+/// A sink with its place in the pipeline.
+pub struct PlannedSink {
+    /// The name in the file.
+    pub name: String,
+    /// Its type.
+    pub kind: &'static str,
+    /// The running part.
+    pub sink: Box<dyn Sink>,
+    /// Whether it writes to a peer that may be away.
+    pub network: bool,
+    /// What `check` should tell the user about it.
+    pub notes: Vec<String>,
+}
+
+/// An operator that had another name when its state was saved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Renamed {
+    /// Its name now.
+    pub name: String,
+    /// The name under which its state was saved.
+    pub was: String,
+}
+
+/// A checked and built pipeline, ready to run.
+pub struct Pipeline {
+    /// `[pipeline]`; the data directory is the one that counts.
+    pub settings: Settings,
+    /// `[broker]`.
+    pub broker: Option<Broker>,
+    /// The graph.
+    pub graph: Graph,
+    /// The sources, in the order of the graph's inputs.
+    pub sources: Vec<PlannedSource>,
+    /// The sinks, in the order of the graph's sinks.
+    pub sinks: Vec<PlannedSink>,
+    /// Operators whose state is to be looked for under another name.
+    pub renamed: Vec<Renamed>,
+    /// What may not be as meant.
+    pub warnings: Diagnostics,
+}
+
+impl Pipeline {
+    /// The pipeline's name.
+    pub fn name(&self) -> &str {
+        &self.settings.name
+    }
+
+    /// Whether input is written to a log before it is acknowledged.
+    pub fn has_log(&self) -> bool {
+        match self.settings.log {
+            LogMode::On => true,
+            LogMode::Off => false,
+            LogMode::Auto => {
+                self.settings.data_dir.is_some() && self.sources.iter().any(|source| source.acknowledges)
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Pipeline {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let sources: Vec<_> = self.sources.iter().map(|source| (&source.name, source.kind)).collect();
+        let sinks: Vec<_> = self.sinks.iter().map(|sink| (&sink.name, sink.kind)).collect();
+        f.debug_struct("Pipeline")
+            .field("settings", &self.settings)
+            .field("graph", &self.graph)
+            .field("sources", &sources)
+            .field("sinks", &sinks)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Reads, checks and builds a pipeline; touches nothing. `file` is what the file is called in messages.
+///
+/// # Errors
+/// Everything that is wrong with it, not only the first thing.
+pub fn load(
+    text: &str,
+    file: &str,
+    registry: &Registry,
+    options: &Options<'_>,
+) -> Result<Pipeline, Diagnostics> {
+    let mut report = Report::default();
+    let parts = assemble(text, registry, options, &mut report);
+    let failed = report.errors() > 0;
+    if failed {
+        // What may not be as meant is news only when nothing else is wrong.
+        report.list.retain(|diagnostic| diagnostic.severity == Severity::Error);
+    }
+    let diagnostics = Diagnostics::new(file, text, &options.set, report);
+    match parts {
+        Some(parts) if !failed => Ok(Pipeline {
+            settings: parts.settings,
+            broker: parts.broker,
+            graph: parts.graph,
+            sources: parts.sources,
+            sinks: parts.sinks,
+            renamed: parts.renamed,
+            warnings: diagnostics,
+        }),
+        _ => Err(diagnostics),
+    }
+}
+
+/// A pipeline without its warnings.
+struct Parts {
+    settings: Settings,
+    broker: Option<Broker>,
+    graph: Graph,
+    sources: Vec<PlannedSource>,
+    sinks: Vec<PlannedSink>,
+    renamed: Vec<Renamed>,
+}
+
+/// Goes the whole way. None only if something was reported.
+fn assemble(text: &str, registry: &Registry, options: &Options<'_>, report: &mut Report) -> Option<Parts> {
+    let mut tree = tree::parse(text, report)?;
+    overrides::apply(&mut tree, &options.set, report);
+    let mut declared = declare::declare(&tree, registry, report);
+    let wires = wire::wire(&declared, registry, report);
+    let renamed = renamed(&declared.components, report);
+    if let Some(settings) = &mut declared.settings {
+        settings.data_dir = options.data_dir.clone().or(settings.data_dir.take());
+        check_data_dir(settings, &tree, report);
+    }
+    if let (Some(_), Some(entry)) = (&declared.broker, tree.entry("broker")) {
+        let message = "the broker keeps messages in memory only: what is not delivered when it stops is lost";
+        report.warning(&entry.node.place, message, "");
+    }
+    let settings = declared.settings.as_ref();
+    let planner = build::Planner {
+        registry,
+        pipeline: settings.map_or("", |settings| &settings.name),
+        files: options.files,
+        batch: settings.map(|settings| settings.batch).unwrap_or_default().over(BatchLimits::default()),
+    };
+    let plan = planner.plan(&declared.components, &wires, report);
+    if report.errors() > 0 {
+        return None;
+    }
+    match plan.graph() {
+        Ok((graph, sources, sinks)) => {
+            let (settings, broker) = (declared.settings?, declared.broker);
+            Some(Parts { settings, broker, graph, sources, sinks, renamed })
+        }
+        Err(error) => {
+            report.error(&Place::file(0..0), error.to_string(), "");
+            None
+        }
+    }
+}
+
+fn check_data_dir(settings: &Settings, tree: &tree::Table, report: &mut Report) {
+    let Some(entry) = tree.entry("pipeline").filter(|_| settings.data_dir.is_none()) else { return };
+    if settings.log == LogMode::On {
+        let help = "give one with `data_dir = \"…\"` or `--data-dir`";
+        report.error(&entry.node.find("log", None), "a log needs a data directory, and there is none", help);
+    } else {
+        let message = "nothing survives a restart: there is no data directory";
+        report.warning(&entry.node.place, message, "give one with `data_dir = \"…\"` or `--data-dir`");
+    }
+}
+
+fn renamed(components: &[Component<'_>], report: &mut Report) -> Vec<Renamed> {
+    let mut renamed: Vec<Renamed> = Vec::new();
+    for component in components.iter().filter(|component| component.role == Role::Operator) {
+        let Some((node, was)) = component.was.and_then(|node| Some((node, node.text()?))) else { continue };
+        if components.iter().any(|other| other.name == was) {
+            let message = format!("`{was}` is still there, so its state is its own");
+            report.error(&node.place, message, "`was` is for an operator that has a new name");
+        } else if let Some(other) = renamed.iter().find(|other| other.was == was) {
+            let message = format!("the state of `{was}` goes to `{}` already", other.name);
+            report.error(&node.place, message, "only one operator can go on with it");
+        } else {
+            renamed.push(Renamed { name: component.name.to_owned(), was: was.to_owned() });
+        }
+    }
+    renamed
+}

@@ -20,6 +20,37 @@ pub struct BrokerSettings {
     pub packet_bytes_max: usize,
     /// Most clients at once on each listener.
     pub connections_max: usize,
+    /// Most messages under way to one client and not yet acknowledged.
+    pub inflight_max: usize,
+}
+
+impl Default for BrokerSettings {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 1883)),
+            listen_v5: None,
+            packet_bytes_max: 1 << 20,
+            connections_max: 1000,
+            inflight_max: 1000,
+        }
+    }
+}
+
+impl TryFrom<&crate::config::Broker> for BrokerSettings {
+    type Error = Error;
+
+    fn try_from(broker: &crate::config::Broker) -> Result<Self> {
+        let address = |text: &str| {
+            text.parse().map_err(|_| Error::config(format!("broker: `{text}` is not an address with a port")))
+        };
+        Ok(Self {
+            listen: address(&broker.listen)?,
+            listen_v5: broker.listen_v5.as_deref().map(address).transpose()?,
+            packet_bytes_max: broker.payload_max.as_usize(),
+            connections_max: broker.connections_max,
+            inflight_max: usize::from(broker.inflight_max),
+        })
+    }
 }
 
 /// How long the broker may take to listen.
@@ -43,7 +74,7 @@ pub fn start(settings: BrokerSettings) -> Result<()> {
         connections: ConnectionSettings {
             connection_timeout_ms: 10_000,
             max_payload_size: settings.packet_bytes_max,
-            max_inflight_count: 1000,
+            max_inflight_count: settings.inflight_max,
             auth: None,
             external_auth: None,
             dynamic_filters: true,

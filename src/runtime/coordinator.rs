@@ -10,9 +10,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
-use super::durable::Checkpoints;
+use super::durable::{Checkpoints, Saved};
 use super::metrics::PipelineMetrics;
-use super::wire::{Arrival, Feed, Report, SinkOrder, Stamped};
+use super::wire::{Arrival, Report, SinkOrder, Stamped};
 use crate::clock::Clock;
 use crate::core::{Barrier, Change, Commit, Epoch, Epochs, Model, Now, Position, Record};
 use crate::error::{Error, Result};
@@ -41,7 +41,9 @@ pub struct CoordinatorLines {
     /// From outside.
     pub requests: mpsc::Receiver<Request>,
     /// To the journal or the engine.
-    pub feed: mpsc::Sender<Feed>,
+    pub feed: mpsc::Sender<Stamped>,
+    /// Offsets before which the journal needs nothing any more.
+    pub removals: mpsc::UnboundedSender<u64>,
     /// When the engine wants its next tick.
     pub deadline: watch::Receiver<Option<Duration>>,
     /// Positions that are safe, to each source.
@@ -87,10 +89,10 @@ pub struct Coordinator {
     next_epoch: Epoch,
     positions: Vec<Option<Position>>,
     ended: Vec<bool>,
-    outbox: VecDeque<Feed>,
+    outbox: VecDeque<Stamped>,
     waiting: VecDeque<Request>,
     answers: VecDeque<(Epoch, oneshot::Sender<Result<()>>)>,
-    committing: Option<tokio::task::JoinHandle<Result<Commit>>>,
+    committing: Option<tokio::task::JoinHandle<Result<Saved>>>,
     checkpoint_at: Duration,
     records_since_cut: u64,
     log_bytes_at_cut: u64,
@@ -106,7 +108,7 @@ enum Wake {
     Room,
     Arrival(Option<Arrival>),
     Timer,
-    Committed(Result<Commit>),
+    Committed(Result<Saved>),
 }
 
 /// How many epochs may be under way at once.
@@ -168,9 +170,11 @@ impl Coordinator {
                 Wake::Arrival(Some(arrival)) => self.arrival(arrival),
                 Wake::Arrival(None) => {}
                 Wake::Timer => self.timer(),
-                Wake::Committed(commit) => {
+                Wake::Committed(saved) => {
                     self.committing = None;
-                    if self.committed(&commit?) {
+                    let saved = saved?;
+                    let _ = self.lines.removals.send(saved.remove_before);
+                    if self.committed(&saved.commit) {
                         return Ok(());
                     }
                 }
@@ -256,7 +260,7 @@ impl Coordinator {
         let offset = self.next_offset;
         self.next_offset += 1;
         self.records_since_cut += 1;
-        self.outbox.push_back(Feed::Record(Stamped { offset, now, record, position }));
+        self.outbox.push_back(Stamped { offset, now, record, position });
         offset
     }
 
@@ -310,11 +314,11 @@ impl Coordinator {
     }
 
     fn send_outbox(&mut self) -> Result<()> {
-        while let Some(feed) = self.outbox.pop_front() {
-            match self.lines.feed.try_send(feed) {
+        while let Some(stamped) = self.outbox.pop_front() {
+            match self.lines.feed.try_send(stamped) {
                 Ok(()) => {}
-                Err(mpsc::error::TrySendError::Full(feed)) => {
-                    self.outbox.push_front(feed);
+                Err(mpsc::error::TrySendError::Full(stamped)) => {
+                    self.outbox.push_front(stamped);
                     break;
                 }
                 Err(mpsc::error::TrySendError::Closed(_)) => {
@@ -392,9 +396,7 @@ impl Coordinator {
                 if last { SinkOrder::Close(commit.epoch) } else { SinkOrder::Committed(commit.epoch) };
             let _ = sink.send(order);
         }
-        if self.settings.journal {
-            self.outbox.push_back(Feed::RemoveBefore(commit.offset));
-        } else {
+        if !self.settings.journal {
             for (source, position) in self.lines.sources.iter().zip(&commit.sources) {
                 if let Some(position) = position {
                     let _ = source.send(position.clone());
@@ -406,7 +408,7 @@ impl Coordinator {
     }
 }
 
-async fn joined(task: &mut Option<tokio::task::JoinHandle<Result<Commit>>>) -> Result<Commit> {
+async fn joined(task: &mut Option<tokio::task::JoinHandle<Result<Saved>>>) -> Result<Saved> {
     match task {
         Some(task) => match task.await {
             Ok(outcome) => outcome,

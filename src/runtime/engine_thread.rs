@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
-use super::wire::{Delivery, Feed, Report, Stamped};
+use super::wire::{Delivery, Report, Stamped};
 use crate::core::engine::NodeStats;
 use crate::core::{DeliveryId, Effect, Engine, Event, ModelId};
 use crate::error::{Error, Result};
@@ -32,7 +32,7 @@ pub struct EngineStats {
 /// What the engine thread is connected to.
 pub struct EngineLines {
     /// Records, already safe where there is a journal.
-    pub feed: mpsc::Receiver<Feed>,
+    pub feed: mpsc::Receiver<Stamped>,
     /// One per sink, bounded; a full one stops the engine.
     pub sinks: Vec<mpsc::Sender<Delivery>>,
     /// `installation/pipeline/sink` of each sink.
@@ -78,18 +78,17 @@ fn drive(mut engine: Engine, mut lines: EngineLines) -> Result<()> {
     let mut published = Instant::now();
     publish(&engine, &mut stats, &lines);
     loop {
-        let feed = match lines.feed.try_recv() {
-            Ok(feed) => feed,
+        let stamped = match lines.feed.try_recv() {
+            Ok(stamped) => stamped,
             Err(mpsc::error::TryRecvError::Disconnected) => break,
             Err(mpsc::error::TryRecvError::Empty) => {
                 publish(&engine, &mut stats, &lines);
                 match lines.feed.blocking_recv() {
-                    Some(feed) => feed,
+                    Some(stamped) => stamped,
                     None => break,
                 }
             }
         };
-        let Feed::Record(stamped) = feed else { continue };
         stats.offset = stamped.offset;
         let started = Instant::now();
         let going = handle(&mut engine, stamped, &lines)?;

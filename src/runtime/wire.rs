@@ -41,15 +41,6 @@ pub struct Stamped {
     pub position: Option<Position>,
 }
 
-/// From the coordinator to the journal or, without one, straight to the engine.
-#[derive(Debug)]
-pub enum Feed {
-    /// A new record.
-    Record(Stamped),
-    /// Records before this offset are not needed any more.
-    RemoveBefore(u64),
-}
-
 /// From the engine to a sink.
 #[derive(Debug)]
 pub enum Delivery {

@@ -1,1 +1,5 @@
 //! Sinks: where results leave. Files, brokers, HTTP.
+
+pub mod encode;
+pub mod file;
+pub mod stdout;

@@ -1,0 +1,134 @@
+//! The command line: one file per subcommand.
+
+pub mod check;
+pub mod files;
+pub mod reference;
+pub mod run;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::Diagnostics;
+use crate::error::{Error, Kind};
+
+/// Streaming dataflow for time-series analytics on industrial gateways.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tidegate",
+    version,
+    about,
+    max_term_width = 100,
+    after_help = "Examples:
+  tidegate demo                                 a simulated plant, end to end, in this terminal
+  tidegate check pipelines/press-line.toml      find what is wrong with a file, all at once
+  tidegate run pipelines/press-line.toml --data-dir /var/lib/tidegate
+  tidegate explain window                       the reference of one component
+
+Exit codes: 0 fine, 1 failure while running, 2 usage or configuration, 3 the demo missed a fault,
+75 stopped with work in the log, 130 second signal."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// How log lines on standard error look.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// Which log lines are shown: error, warn, info, debug, trace, or a filter such as
+    /// `info,tidegate::source=debug`.
+    #[arg(long, global = true, value_name = "LEVEL", env = "TIDEGATE_LOG", default_value = "info")]
+    pub log: String,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run pipelines until their sources end or a signal comes.
+    Run(run::RunArgs),
+    /// Check pipeline files without touching anything.
+    Check(check::CheckArgs),
+    /// Draw the graph of a pipeline.
+    Graph(check::GraphArgs),
+    /// Print the JSON Schema of pipeline files, for editors.
+    Schema,
+    /// Print the reference of a component, or of all.
+    Explain(reference::ExplainArgs),
+    /// List the components.
+    List,
+    /// Print a completion script for a shell.
+    Completions(reference::CompletionsArgs),
+}
+
+/// Arguments of every subcommand that reads pipeline files.
+#[derive(Debug, Clone, Default, Args)]
+pub struct PipelineArgs {
+    /// Keep state, log and models here; without it, and without `data_dir` in the file, nothing survives a restart.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<String>,
+    /// Override a value of the file, e.g. `--set source.plant.url=mqtt://10.0.0.7`.
+    #[arg(long = "set", value_name = "PATH=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// Why a command ended without success.
+pub enum Failure {
+    /// Something failed.
+    Error(Error),
+    /// Pipeline files are wrong.
+    Diagnostics(Diagnostics),
+    /// With a code of its own, everything said already.
+    Code(u8),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl From<Diagnostics> for Failure {
+    fn from(diagnostics: Diagnostics) -> Self {
+        Self::Diagnostics(diagnostics)
+    }
+}
+
+/// What a command gives.
+pub type Outcome = Result<(), Failure>;
+
+/// The exit code for work that waits in the log.
+pub const EXIT_STOPPED_EARLY: u8 = 75;
+
+/// Runs a command; says what went wrong.
+pub fn dispatch(cli: Cli) -> ExitCode {
+    let outcome = match cli.command {
+        Command::Run(args) => run::run(args),
+        Command::Check(args) => check::check(&args),
+        Command::Graph(args) => check::graph(&args),
+        Command::Schema => reference::schema(),
+        Command::Explain(args) => reference::explain(&args),
+        Command::List => reference::list(),
+        Command::Completions(args) => reference::completions(&args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Code(code)) => ExitCode::from(code),
+        Err(Failure::Diagnostics(diagnostics)) => {
+            eprint!("{}", diagnostics.render(std::io::IsTerminal::is_terminal(&std::io::stderr())));
+            ExitCode::from(2)
+        }
+        Err(Failure::Error(error)) => {
+            eprintln!("error: {error}");
+            ExitCode::from(if error.kind == Kind::Config { 2 } else { 1 })
+        }
+    }
+}

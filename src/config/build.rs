@@ -1,0 +1,367 @@
+//! From checked components to a built pipeline: each is built over the columns of what it reads. Pure.
+//!
+//! A component that cannot be built is reported; what reads from it is left out in silence, since nothing can
+//! be said about it.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+
+use crate::core::schema::{raw, type_name};
+use crate::core::{Edge, Fingerprint, Graph, Node as GraphNode, Port, SinkNode};
+use crate::registry::{
+    BatchLimits, Built, BuiltSource, ComponentType, Context, Files, InputSchema, Inputs, Registry,
+    SourceOutput, fingerprint, nearest,
+};
+
+use super::declare::{Component, Role, report_problems};
+use super::diagnostic::Report;
+use super::shape::Shape;
+use super::wire::{Link, Wires};
+use super::{PlannedSink, PlannedSource};
+
+/// The operator type that turns what a source gives into columns.
+const DECODE: &str = "decode";
+
+/// What can be read from a component.
+struct Output {
+    /// Index of its node in the graph.
+    node: usize,
+    ports: Vec<Port>,
+    fingerprint: Fingerprint,
+}
+
+/// What is needed beside the components.
+pub(super) struct Planner<'p> {
+    pub registry: &'p Registry,
+    pub pipeline: &'p str,
+    pub files: &'p dyn Files,
+    pub batch: BatchLimits,
+}
+
+/// A plan in the making.
+#[derive(Default)]
+pub(super) struct Plan {
+    pub sources: Vec<PlannedSource>,
+    pub nodes: Vec<GraphNode>,
+    pub sinks: Vec<PlannedSink>,
+    pub sink_nodes: Vec<SinkNode>,
+    outputs: Vec<Option<Output>>,
+}
+
+/// An input, ready to build over.
+struct Resolved {
+    edge: Edge,
+    schema: InputSchema,
+    fingerprint: Fingerprint,
+}
+
+impl Plan {
+    /// The graph, if everything could be built.
+    ///
+    /// # Errors
+    /// If an edge goes nowhere, which the wiring has ruled out.
+    pub fn graph(self) -> crate::Result<(Graph, Vec<PlannedSource>, Vec<PlannedSink>)> {
+        let inputs = self.sources.iter().map(|source| source.name.clone()).collect();
+        Ok((Graph::new(inputs, self.nodes, self.sink_nodes)?, self.sources, self.sinks))
+    }
+}
+
+impl Planner<'_> {
+    /// Builds everything that can be built.
+    pub fn plan(&self, components: &[Component<'_>], wires: &Wires<'_>, report: &mut Report) -> Plan {
+        let mut plan = Plan::default();
+        plan.outputs.resize_with(components.len(), || None);
+        for (index, component) in components.iter().enumerate() {
+            if component.role == Role::Source {
+                plan.outputs[index] = self.source(component, &mut plan, report);
+            }
+        }
+        for index in &wires.order {
+            let resolved = resolve(*index, components, wires, &plan, report);
+            if let Some(resolved) = resolved {
+                plan.outputs[*index] = self.operator(&components[*index], resolved, &mut plan, report);
+            }
+        }
+        for (index, component) in components.iter().enumerate() {
+            if component.role == Role::Sink
+                && let Some(resolved) = resolve(index, components, wires, &plan, report)
+            {
+                self.sink(component, resolved, &mut plan, report);
+            }
+        }
+        plan
+    }
+
+    fn context<'c>(&'c self, component: &Component<'c>, inputs: &'c [InputSchema]) -> Context<'c> {
+        let batch = component.batch.over(self.batch);
+        Context { name: component.name, pipeline: self.pipeline, inputs, files: self.files, batch }
+    }
+
+    fn source(&self, component: &Component<'_>, plan: &mut Plan, report: &mut Report) -> Option<Output> {
+        let kind = find(&self.registry.sources, component)?;
+        let built = match (kind.build)(component.own.to_toml(), &self.context(component, &[])) {
+            Ok(built) => built,
+            Err(problems) => {
+                report_problems(component.node, problems, report);
+                return None;
+            }
+        };
+        let schema = match &built.output {
+            SourceOutput::Raw => raw(),
+            SourceOutput::Columns(schema) => schema.clone(),
+        };
+        let output = self.decode(component, &built, &schema, plan, report)?;
+        plan.sources.push(PlannedSource {
+            name: component.name.to_owned(),
+            kind: kind.name,
+            source: built.source,
+            schema,
+            acknowledges: built.acknowledges,
+            live: built.live,
+            batch: component.batch.over(self.batch),
+            companion: built.companion,
+            notes: built.notes,
+        });
+        Some(output)
+    }
+
+    /// The node that makes columns of what a source gives. It has the source's name, so that inputs find it.
+    fn decode(
+        &self,
+        component: &Component<'_>,
+        built: &BuiltSource,
+        schema: &SchemaRef,
+        plan: &mut Plan,
+        report: &mut Report,
+    ) -> Option<Output> {
+        let Some(decode) = self.registry.operator_type(DECODE) else {
+            report.error(
+                component.name_place,
+                format!("there is no operator type `{DECODE}` to read sources with"),
+                "",
+            );
+            return None;
+        };
+        if built.output == SourceOutput::Raw && lacks_decode_keys(component, decode, report) {
+            return None;
+        }
+        let mut table = component.decode.to_toml();
+        let topics = built.topics.iter().cloned().map(toml::Value::String).collect();
+        table.insert("topics".to_owned(), toml::Value::Array(topics));
+        table.insert("live".to_owned(), toml::Value::Boolean(built.live));
+        let input = Resolved {
+            edge: Edge::Input(plan.sources.len()),
+            schema: InputSchema { name: component.name.to_owned(), schema: schema.clone() },
+            // What a source means is its name: another address or another type of source gives the same data,
+            // another source does not.
+            fingerprint: Fingerprint::of([b"source".as_slice(), component.name.as_bytes()]),
+        };
+        self.node(component, decode, table, vec![input], plan, report)
+    }
+
+    fn operator(
+        &self,
+        component: &Component<'_>,
+        inputs: Vec<Resolved>,
+        plan: &mut Plan,
+        report: &mut Report,
+    ) -> Option<Output> {
+        let kind = find(&self.registry.operators, component)?;
+        let several = kind.inputs == Some(Inputs::Many);
+        // Several inputs where one is taken are reported with the wiring.
+        if inputs.len() > 1 && !several {
+            return None;
+        }
+        self.node(component, kind, component.own.to_toml(), inputs, plan, report)
+    }
+
+    fn node(
+        &self,
+        component: &Component<'_>,
+        kind: &ComponentType<Built>,
+        table: toml::Table,
+        inputs: Vec<Resolved>,
+        plan: &mut Plan,
+        report: &mut Report,
+    ) -> Option<Output> {
+        let schemas: Vec<InputSchema> = inputs.iter().map(|input| input.schema.clone()).collect();
+        let built = match (kind.build)(table, &self.context(component, &schemas)) {
+            Ok(built) => built,
+            Err(problems) => {
+                report_problems(component.node, problems, report);
+                return None;
+            }
+        };
+        let upstream = inputs.iter().map(|input| input.fingerprint);
+        let fingerprint = fingerprint(kind.name, &built.meaning, &schemas, upstream);
+        let output = Output { node: plan.nodes.len(), ports: built.ports.clone(), fingerprint };
+        plan.nodes.push(GraphNode {
+            name: component.name.to_owned(),
+            kind: kind.name,
+            operator: built.operator,
+            inputs: inputs.iter().map(|input| input.edge).collect(),
+            ports: built.ports,
+            fingerprint,
+            own_watermark: built.own_watermark,
+            models: built.models,
+        });
+        Some(output)
+    }
+
+    fn sink(&self, component: &Component<'_>, inputs: Vec<Resolved>, plan: &mut Plan, report: &mut Report) {
+        let Some(kind) = find(&self.registry.sinks, component) else { return };
+        let schemas: Vec<InputSchema> = inputs.iter().map(|input| input.schema.clone()).collect();
+        match (kind.build)(component.own.to_toml(), &self.context(component, &schemas)) {
+            Ok(built) => {
+                let name = component.name.to_owned();
+                let inputs = inputs.iter().map(|input| input.edge).collect();
+                plan.sink_nodes.push(SinkNode { name: name.clone(), inputs });
+                let (sink, network, notes) = (built.sink, built.network, built.notes);
+                plan.sinks.push(PlannedSink { name, kind: kind.name, sink, network, notes });
+            }
+            Err(problems) => report_problems(component.node, problems, report),
+        }
+    }
+}
+
+/// The type of a component whose keys are all right.
+fn find<'r, B>(types: &'r [ComponentType<B>], component: &Component<'_>) -> Option<&'r ComponentType<B>> {
+    types.iter().find(|kind| component.valid && Some(kind.name) == component.kind)
+}
+
+/// Reports keys of decoding that raw messages cannot be read without; says whether there are such.
+fn lacks_decode_keys(component: &Component<'_>, decode: &ComponentType<Built>, report: &mut Report) -> bool {
+    let schema = (decode.schema)().to_value();
+    let shape = Shape::root(&schema);
+    let missing = shape
+        .required()
+        .filter(|key| super::keys::DECODE_KEYS.contains(key) && component.decode.entry(key).is_none());
+    let before = report.errors();
+    for key in missing {
+        let sample = shape.property(key).map_or_else(String::new, |value| value.sample());
+        let message =
+            format!("[source.{}] lacks the key `{key}`: this source gives raw messages", component.name);
+        report.error(&component.node.place, message, format!("add for example `{key} = {sample}`"));
+    }
+    report.errors() > before
+}
+
+/// The inputs of a component with their columns; none if one of them is not there.
+fn resolve(
+    index: usize,
+    components: &[Component<'_>],
+    wires: &Wires<'_>,
+    plan: &Plan,
+    report: &mut Report,
+) -> Option<Vec<Resolved>> {
+    let links = wires.links[index].as_ref()?;
+    let resolved: Vec<Option<Resolved>> = links
+        .iter()
+        .map(|link| {
+            let output = plan.outputs[link.from].as_ref()?;
+            let Some(port) = output.ports.iter().position(|port| port.name == link.port) else {
+                report_unknown_port(link, components[link.from].name, output, report);
+                return None;
+            };
+            Some(Resolved {
+                edge: Edge::Node { node: output.node, port },
+                schema: InputSchema {
+                    name: link.node.text().unwrap_or_default().to_owned(),
+                    schema: output.ports[port].schema.clone(),
+                },
+                fingerprint: match link.port {
+                    "" => output.fingerprint,
+                    // Rows of another port mean something else, even with the same columns.
+                    port => Fingerprint::of([&output.fingerprint.0.to_le_bytes()[..], port.as_bytes()]),
+                },
+            })
+        })
+        .collect();
+    let mut resolved: Vec<Resolved> = resolved.into_iter().collect::<Option<_>>()?;
+    same_columns(links, &mut resolved, report).then_some(resolved)
+}
+
+fn report_unknown_port(link: &Link<'_>, name: &str, output: &Output, report: &mut Report) {
+    let ports: Vec<&str> =
+        output.ports.iter().map(|port| port.name).filter(|port| !port.is_empty()).collect();
+    let quoted: Vec<String> = ports.iter().map(|port| format!("\"{name}.{port}\"")).collect();
+    let help = match (nearest(link.port, ports.iter().copied()), quoted.as_slice()) {
+        (_, []) => format!("it has its main output only: write \"{name}\""),
+        (Some(near), _) => format!("did you mean \"{name}.{near}\"?"),
+        (None, quoted) => format!("it can be {} or \"{name}\" for the main output", quoted.join(", ")),
+    };
+    let place = if link.port.is_empty() { link.node.place.clone() } else { link.port_place() };
+    let message = match link.port {
+        "" => format!("`{name}` has no main output"),
+        port => format!("`{name}` has no port `{port}`"),
+    };
+    report.error(&place, message, help);
+}
+
+/// Several inputs must have the same columns. A column that may be null in one of them may be null in all:
+/// the component is built over what can come from any of them.
+fn same_columns(links: &[Link<'_>], resolved: &mut [Resolved], report: &mut Report) -> bool {
+    let Some((first, rest)) = resolved.split_first() else { return false };
+    let mut same = true;
+    for (link, other) in links[1..].iter().zip(rest.iter()) {
+        if let Some(difference) = difference(&first.schema, &other.schema) {
+            let message =
+                format!("\"{}\" has not the same columns as \"{}\"", other.schema.name, first.schema.name);
+            report.error(&link.node.place, message, difference);
+            same = false;
+        }
+    }
+    let nullable: Vec<bool> = (0..first.schema.schema.fields().len())
+        .map(|column| {
+            resolved
+                .iter()
+                .any(|input| input.schema.schema.fields().get(column).is_some_and(|f| f.is_nullable()))
+        })
+        .collect();
+    for input in resolved.iter_mut().filter(|_| same && links.len() > 1) {
+        let fields = input.schema.schema.fields().iter().zip(&nullable);
+        let fields: Vec<Field> =
+            fields.map(|(field, nullable)| field.as_ref().clone().with_nullable(*nullable)).collect();
+        input.schema.schema = Arc::new(Schema::new(fields));
+    }
+    same
+}
+
+/// The first difference between the columns of two inputs, in words.
+fn difference(one: &InputSchema, other: &InputSchema) -> Option<String> {
+    let shown = |data_type: &DataType| match data_type {
+        DataType::Dictionary(..) => "tag".to_owned(),
+        other => type_name(other).to_owned(),
+    };
+    for field in one.schema.fields() {
+        match other.schema.field_with_name(field.name()) {
+            Err(_) => return Some(format!("\"{}\" has no column \"{}\"", other.name, field.name())),
+            Ok(there) if there.data_type() != field.data_type() => {
+                let (here, there) = (shown(field.data_type()), shown(there.data_type()));
+                let same_words = if here == there { " of another size" } else { "" };
+                return Some(format!(
+                    "the column \"{}\" is {here} in \"{}\" and {there}{same_words} in \"{}\"",
+                    field.name(),
+                    one.name,
+                    other.name
+                ));
+            }
+            Ok(_) => {}
+        }
+    }
+    let more = other.schema.fields().iter().find(|field| one.schema.field_with_name(field.name()).is_err());
+    if let Some(more) = more {
+        return Some(format!("\"{}\" has no column \"{}\"", one.name, more.name()));
+    }
+    let names = |input: &InputSchema| -> Vec<String> {
+        input.schema.fields().iter().map(|field| field.name().clone()).collect()
+    };
+    (names(one) != names(other)).then(|| {
+        format!(
+            "the columns stand in another order: {} and {}",
+            names(one).join(", "),
+            names(other).join(", ")
+        )
+    })
+}
