@@ -2,4 +2,5 @@
 
 pub mod encode;
 pub mod file;
+pub mod http;
 pub mod stdout;
