@@ -1,5 +1,7 @@
-//! What sources and sinks that talk to peers share: secrets, TLS, waiting between tries.
+//! What sources and sinks that talk to peers share: secrets, TLS, waiting between tries, publishing over MQTT.
 
 pub mod backoff;
+mod mqtt_client;
+pub mod publisher;
 pub mod secret;
 pub mod tls;

@@ -3,4 +3,5 @@
 pub mod encode;
 pub mod file;
 pub mod http;
+pub mod mqtt;
 pub mod stdout;
