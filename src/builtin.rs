@@ -6,7 +6,11 @@ use crate::{sink, source};
 /// Everything that a pipeline file can name.
 pub fn registry() -> Registry {
     Registry::new()
+        .source::<source::file::FileConfig>()
         .source::<source::mqtt::MqttConfig>()
+        .source::<source::simulate::SimulateConfig>()
         .sink::<sink::file::FileConfig>()
+        .sink::<sink::http::HttpConfig>()
+        .sink::<sink::mqtt::MqttConfig>()
         .sink::<sink::stdout::StdoutConfig>()
 }
