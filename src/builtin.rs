@@ -1,7 +1,7 @@
 //! The one visible list of components.
 
 use crate::registry::Registry;
-use crate::{sink, source};
+use crate::{operator, sink, source};
 
 /// Everything that a pipeline file can name.
 pub fn registry() -> Registry {
@@ -9,6 +9,8 @@ pub fn registry() -> Registry {
         .source::<source::file::FileConfig>()
         .source::<source::mqtt::MqttConfig>()
         .source::<source::simulate::SimulateConfig>()
+        .operator::<operator::decode::DecodeConfig>()
+        .operator::<operator::window::WindowConfig>()
         .sink::<sink::file::FileConfig>()
         .sink::<sink::http::HttpConfig>()
         .sink::<sink::mqtt::MqttConfig>()

@@ -12,7 +12,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = match EnvFilter::try_new(&cli.log) {
+    // The embedded broker tells of every connection, and calls an ordinary good-bye an error.
+    let quiet = if cli.log.contains("rumqttd") { "" } else { ",rumqttd=off" };
+    let filter = match EnvFilter::try_new(format!("{}{quiet}", cli.log)) {
         Ok(filter) => filter,
         Err(error) => {
             eprintln!("error: --log {}: {error}", cli.log);

@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use arrow::datatypes::SchemaRef;
 use schemars::{JsonSchema, Schema, schema_for};
@@ -218,6 +219,8 @@ pub struct BuiltSource {
     pub live: bool,
     /// Makes a second source on the same connection settings for one topic, for models that come by broker.
     pub companion: Option<Companion>,
+    /// Whether it is connected (and subscribed) right now, for sources that talk to a peer.
+    pub connected: Option<Arc<AtomicBool>>,
     /// What `check` should tell the user about this source.
     pub notes: Vec<String>,
 }

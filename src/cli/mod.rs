@@ -1,6 +1,8 @@
 //! The command line: one file per subcommand.
 
+pub mod bench;
 pub mod check;
+pub mod demo;
 pub mod files;
 pub mod reference;
 pub mod run;
@@ -65,6 +67,10 @@ pub enum Command {
     Explain(reference::ExplainArgs),
     /// List the components.
     List,
+    /// A simulated plant, a broker and a pipeline, end to end in this terminal.
+    Demo(demo::DemoArgs),
+    /// Measure this program beside plain loops that do the same work.
+    Bench(bench::BenchArgs),
     /// Print a completion script for a shell.
     Completions(reference::CompletionsArgs),
 }
@@ -117,6 +123,8 @@ pub fn dispatch(cli: Cli) -> ExitCode {
         Command::Schema => reference::schema(),
         Command::Explain(args) => reference::explain(&args),
         Command::List => reference::list(),
+        Command::Demo(args) => demo::run(&args),
+        Command::Bench(args) => bench::run(args),
         Command::Completions(args) => reference::completions(&args),
     };
     match outcome {

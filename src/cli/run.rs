@@ -92,7 +92,10 @@ async fn start_all(pipelines: Vec<Pipeline>) -> Result<Vec<Running>> {
 }
 
 /// Resolves at the first SIGTERM or SIGINT; the second ends the process.
-fn stop_signal() -> Result<tokio::sync::oneshot::Receiver<()>> {
+///
+/// # Errors
+/// If the system lets nobody listen for signals.
+pub fn stop_signal() -> Result<tokio::sync::oneshot::Receiver<()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let failed = |error: std::io::Error| Error::io("listening for signals", &error);
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;

@@ -104,14 +104,10 @@ impl CsvDecoder {
         }
     }
 
-    /// Takes the names of the columns from the first record of a file. Fails, naming the column, if one is not
-    /// there.
+    /// Takes the names of the columns from the first record of a file, see [`column_names`]. Fails, naming the
+    /// column, if one is not there.
     pub fn set_header(&mut self, record: &[u8]) -> Result<()> {
-        let record = record.strip_prefix(b"\xef\xbb\xbf").unwrap_or(record);
-        let names = self.header_names(record).map_err(|reason| {
-            Error::data(format!("the CSV header is {}; it must be one line of column names", reason.label()))
-        })?;
-        self.find_names(&names)
+        self.find_names(&column_names(record, self.delimiter)?)
     }
 
     /// See [`PayloadDecoder::decode`](super::payload::PayloadDecoder::decode).
@@ -214,32 +210,12 @@ impl CsvDecoder {
         }
         let line = payload.get(start..end).unwrap_or_default();
         if self.header_seen.is_empty() || line != self.header_seen {
-            let names = self.header_names(line)?;
+            let names = header_names(line, self.delimiter)?;
             self.header_seen.clear();
             self.find_names(&names).map_err(|_| BadReason::Missing)?;
             self.header_seen.extend_from_slice(line);
         }
         Ok(end)
-    }
-
-    /// The cells of the one record in `line`.
-    fn header_names(&self, line: &[u8]) -> Result<Vec<String>, BadReason> {
-        let (mut names, mut at) = (Vec::new(), 0);
-        loop {
-            let cell = next_cell(line, at, self.delimiter)?;
-            let mut text = Vec::new();
-            cell.write(line, &mut text);
-            let name = std::str::from_utf8(text.trim_ascii()).map_err(|_| BadReason::NotUtf8)?;
-            names.push(name.to_owned());
-            if names.len() > CELLS_MAX {
-                return Err(BadReason::TooLarge);
-            }
-            match line.get(cell.after) {
-                Some(&byte) if byte == self.delimiter => at = cell.after + 1,
-                _ if skip_blank_lines(line, cell.after) == line.len() => return Ok(names),
-                _ => return Err(BadReason::Malformed),
-            }
-        }
     }
 
     fn find_names(&mut self, names: &[String]) -> Result<()> {
@@ -297,6 +273,35 @@ impl CsvDecoder {
             if let Some((_, end)) = self.columns.last_mut() {
                 *end = count + 1;
             }
+        }
+    }
+}
+
+/// The column names in the first record of a file (a byte order mark before it is ignored), for
+/// [`CsvFormat::columns`].
+pub fn column_names(record: &[u8], delimiter: u8) -> Result<Vec<String>> {
+    let record = record.strip_prefix(b"\xef\xbb\xbf").unwrap_or(record);
+    header_names(record, delimiter).map_err(|reason| {
+        Error::data(format!("the CSV header is {}; it must be one line of column names", reason.label()))
+    })
+}
+
+/// The cells of the one record in `line`.
+fn header_names(line: &[u8], delimiter: u8) -> Result<Vec<String>, BadReason> {
+    let (mut names, mut at) = (Vec::new(), 0);
+    loop {
+        let cell = next_cell(line, at, delimiter)?;
+        let mut text = Vec::new();
+        cell.write(line, &mut text);
+        let name = std::str::from_utf8(text.trim_ascii()).map_err(|_| BadReason::NotUtf8)?;
+        names.push(name.to_owned());
+        if names.len() > CELLS_MAX {
+            return Err(BadReason::TooLarge);
+        }
+        match line.get(cell.after) {
+            Some(&byte) if byte == delimiter => at = cell.after + 1,
+            _ if skip_blank_lines(line, cell.after) == line.len() => return Ok(names),
+            _ => return Err(BadReason::Malformed),
         }
     }
 }

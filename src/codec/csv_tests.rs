@@ -148,6 +148,8 @@ fn a_file_is_decoded_record_by_record() {
     let error = decoder.set_header(b"id,ts,tmp,rpm,on").unwrap_err().message;
     assert!(error.contains("\"temp\" does not exist; did you mean \"tmp\"?"), "{error}");
     assert!(decoder.set_header(b"id,\"ts").is_err());
+    assert_eq!(column_names(b"a;\"b;c\"\r\n", b';').unwrap(), ["a", "b;c"]);
+    assert!(column_names(b"a\nb", b';').is_err());
 }
 
 #[test]

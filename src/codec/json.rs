@@ -211,39 +211,67 @@ impl<'a> Walk<'a> {
             return Ok(());
         }
         let mut previous = self.plan.before_first(node);
+        // A copy of the cursor stays out of memory along the hot path: an expected key with a number.
+        let mut scan = self.scan;
         loop {
-            match self.key(node, &mut previous)? {
-                Some(entry) => self.member(entry, depth)?,
-                None => self.scan.skip_value(depth)?,
-            }
-            match self.scan.token() {
-                b',' => {
-                    self.scan.at += 1;
-                    self.scan.token();
+            let guess = self.follow.get(previous).copied().unwrap_or(u16::MAX);
+            let guessed = self.plan.entries.get(usize::from(guess)).and_then(|entry| {
+                scan.at += entry.matches(scan.bytes, scan.at)?;
+                Some(entry)
+            });
+            if let Some(entry) = guessed {
+                previous = usize::from(guess);
+                if !self.number_member(entry, &mut scan)? {
+                    self.scan.at = scan.at;
+                    self.member(entry, depth)?;
+                    scan.at = self.scan.at;
                 }
-                b'}' => {
+            } else {
+                self.scan.at = scan.at;
+                match self.unexpected_key(node, &mut previous)? {
+                    Some(entry) => self.member(entry, depth)?,
+                    None => self.scan.skip_value(depth)?,
+                }
+                scan.at = self.scan.at;
+            }
+            let separator = scan.token();
+            if separator != b',' {
+                self.scan.at = scan.at;
+                if separator == b'}' {
                     self.scan.at += 1;
                     return Ok(());
                 }
-                _ => return Err(BadReason::Malformed),
+                return Err(BadReason::Malformed);
+            }
+            scan.at += 1;
+            scan.token();
+        }
+    }
+
+    /// The value at the cursor `scan`, if it is a number for one numeric field. Whether it was; a mistake is put
+    /// into the walk's own cursor.
+    #[inline(always)]
+    fn number_member(&mut self, entry: &Entry, scan: &mut Scanner<'_>) -> Result<bool, BadReason> {
+        let Action::One(target) = entry.action else { return Ok(false) };
+        if matches!(target.kind, FieldKind::Text | FieldKind::Bool) {
+            return Ok(false);
+        }
+        scan.token();
+        let start = scan.at;
+        let Some((number, end)) = number::scan(scan.bytes, start) else { return Ok(false) };
+        let token = scan.bytes.get(start..end).unwrap_or_default();
+        match number.to_bits(target.kind, token) {
+            Ok(bits) => self.row.set(target.slot, bits),
+            Err(reason) => {
+                self.scan.at = start;
+                return Err(reason);
             }
         }
+        scan.at = end;
+        Ok(true)
     }
 
-    /// A key with its colon: its entry, if it is one of this node. `previous` is where the guess stands.
-    #[inline]
-    fn key(&mut self, node: u16, previous: &mut usize) -> Result<Option<&'a Entry>, BadReason> {
-        let guess = self.follow.get(*previous).copied().unwrap_or(u16::MAX);
-        if let Some(entry) = self.plan.entries.get(usize::from(guess))
-            && let Some(length) = entry.matches(self.scan.bytes, self.scan.at)
-        {
-            self.scan.at += length;
-            *previous = usize::from(guess);
-            return Ok(Some(entry));
-        }
-        self.unexpected_key(node, previous)
-    }
-
+    /// A key with its colon: its entry, if it is one of this node. `previous` is where the wrong guess stands.
     #[inline(never)]
     fn unexpected_key(&mut self, node: u16, previous: &mut usize) -> Result<Option<&'a Entry>, BadReason> {
         let inside = self.scan.key()?;
@@ -269,7 +297,7 @@ impl<'a> Walk<'a> {
     }
 
     /// The value of a wanted key.
-    #[inline]
+    #[inline(never)]
     fn member(&mut self, entry: &Entry, depth: usize) -> Result<(), BadReason> {
         let byte = self.scan.token();
         match entry.action {
@@ -297,17 +325,16 @@ impl<'a> Walk<'a> {
     }
 
     /// The value of a target, at the cursor. A mistake is reported at its start.
-    #[inline]
     fn value(&mut self, target: Target, depth: usize) -> Result<(), BadReason> {
         let start = self.scan.at;
         match self.scan.peek() {
             b'-' | b'0'..=b'9' => {
-                let (number, end) = number::scan(self.scan.bytes, start).ok_or(BadReason::Malformed)?;
+                let (number, end) = number::scan_apart(self.scan.bytes, start).ok_or(BadReason::Malformed)?;
                 let token = self.scan.bytes.get(start..end).unwrap_or_default();
                 match target.kind {
                     FieldKind::Text if self.lenient => self.row.set_text(target.slot, start, end),
                     FieldKind::Bool if !self.lenient => return Err(BadReason::WrongType),
-                    kind => self.row.set(target.slot, number.to_bits(kind, token)?),
+                    kind => self.row.set(target.slot, number.to_bits_apart(kind, token)?),
                 }
                 self.scan.at = end;
                 Ok(())

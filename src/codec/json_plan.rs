@@ -28,6 +28,8 @@ pub(super) struct Entry {
     /// The first eight bytes of the pattern and which bits of them count.
     head: u64,
     mask: u64,
+    /// The last eight bytes of a pattern that is longer than eight.
+    tail: u64,
     key: Box<[u8]>,
     pub(super) action: Action,
 }
@@ -39,13 +41,9 @@ impl Entry {
         pattern.extend_from_slice(b"\":");
         let bits = 8 * pattern.len().min(8);
         let mask = u64::MAX >> (64 - bits);
-        Self {
-            head: load8(&pattern, 0) & mask,
-            mask,
-            key: key.as_bytes().into(),
-            pattern: pattern.into(),
-            action,
-        }
+        let tail = load8(&pattern, pattern.len().saturating_sub(8));
+        let head = load8(&pattern, 0) & mask;
+        Self { head, mask, tail, key: key.as_bytes().into(), pattern: pattern.into(), action }
     }
 
     /// The length of `"key":` if it stands at `at`.
@@ -55,7 +53,11 @@ impl Entry {
             return None;
         }
         let length = self.pattern.len();
-        let matched = length <= 8 || bytes.get(at + 8..at + length) == self.pattern.get(8..);
+        if length <= 8 {
+            return Some(length);
+        }
+        let matched = load8(bytes, at + length - 8) == self.tail
+            && (length <= 16 || bytes.get(at + 8..at + length) == self.pattern.get(8..));
         matched.then_some(length)
     }
 }
@@ -68,6 +70,8 @@ struct Node {
     end: u16,
     /// Bit *n* is set if a key has *n* bytes (63 stands for all longer ones): most foreign keys fail here.
     lengths: u64,
+    /// The same for the first byte, modulo 64.
+    first_bytes: u64,
 }
 
 /// All objects that hold a wanted value.
@@ -117,12 +121,13 @@ impl Plan {
     /// Adds the objects of the tree, the inner ones first. The depth is bounded by the paths' length.
     fn flatten(&mut self, tree: &Tree, path: &mut Vec<String>) -> Result<u16> {
         let mut entries = Vec::with_capacity(tree.children.len());
-        let mut lengths = 0;
+        let (mut lengths, mut first_bytes) = (0, 0);
         for (key, child) in &tree.children {
             path.push(key.clone());
             let action = self.action(child, path)?;
             path.pop();
             lengths |= length_bit(key.len());
+            first_bytes |= first_bit(key.as_bytes());
             entries.push(Entry::new(key, action));
         }
         let start = self.entries.len();
@@ -133,7 +138,7 @@ impl Plan {
         else {
             return Err(Error::config("the paths of the fields have more than 65,535 keys in all"));
         };
-        self.nodes.push(Node { start, end, lengths });
+        self.nodes.push(Node { start, end, lengths, first_bytes });
         Ok(node)
     }
 
@@ -163,7 +168,7 @@ impl Plan {
     /// The entry of a key of this object.
     pub(super) fn find(&self, node: u16, key: &[u8]) -> Option<u16> {
         let node = self.nodes.get(usize::from(node))?;
-        if node.lengths & length_bit(key.len()) == 0 {
+        if node.lengths & length_bit(key.len()) == 0 || node.first_bytes & first_bit(key) == 0 {
             return None;
         }
         let entries = self.entries.get(usize::from(node.start)..usize::from(node.end))?;
@@ -195,4 +200,9 @@ impl Plan {
 #[inline]
 fn length_bit(length: usize) -> u64 {
     1 << length.min(63)
+}
+
+#[inline]
+fn first_bit(key: &[u8]) -> u64 {
+    1 << (key.first().copied().unwrap_or(0) % 64)
 }

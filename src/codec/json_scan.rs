@@ -75,7 +75,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Consumes `word` (`null`, `true`, `false`).
-    #[inline]
+    #[inline(always)]
     pub(super) fn literal(&mut self, word: &[u8]) -> Result<(), BadReason> {
         match self.bytes.get(self.at..).is_some_and(|rest| rest.starts_with(word)) {
             true => {
@@ -87,7 +87,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Consumes a string, whose opening quote is at the cursor.
-    #[inline]
+    #[inline(always)]
     pub(super) fn string(&mut self) -> Result<Inside, BadReason> {
         if self.peek() != b'"' {
             return Err(BadReason::Malformed);
@@ -117,21 +117,15 @@ impl<'a> Scanner<'a> {
     }
 
     /// Consumes an escape, whose backslash is at the cursor.
+    #[inline(always)]
     fn escape(&mut self) -> Result<(), BadReason> {
-        self.at += 1;
-        match self.peek() {
-            b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => self.at += 1,
-            b'u' => match self.bytes.get(self.at + 1..self.at + 5) {
-                Some(digits) if digits.iter().all(u8::is_ascii_hexdigit) => self.at += 5,
-                _ => return Err(BadReason::Malformed),
-            },
-            _ => return Err(BadReason::Malformed),
-        }
+        let length = escape_length(self.bytes.get(self.at..).unwrap_or_default());
+        self.at += length.ok_or(BadReason::Malformed)?;
         Ok(())
     }
 
     /// Consumes a key and its colon.
-    #[inline]
+    #[inline(always)]
     pub(super) fn key(&mut self) -> Result<Inside, BadReason> {
         let inside = self.string()?;
         self.expect(b':')?;
@@ -140,6 +134,15 @@ impl<'a> Scanner<'a> {
 
     /// Consumes any value, `depth` arrays and objects deep already.
     pub(super) fn skip_value(&mut self, depth: usize) -> Result<(), BadReason> {
+        // A copy can live in registers.
+        let mut scan = *self;
+        let result = scan.skip(depth);
+        self.at = scan.at;
+        result
+    }
+
+    #[inline(always)]
+    fn skip(&mut self, depth: usize) -> Result<(), BadReason> {
         const { assert!(DEPTH_MAX <= 64, "one bit per level") };
         // One bit per open level, the innermost lowest: 1 is an object.
         let mut objects: u64 = 0;
@@ -199,11 +202,23 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn skip_number(&mut self) -> Result<(), BadReason> {
-        let (_, end) = number::scan(self.bytes, self.at).ok_or(BadReason::Malformed)?;
-        self.at = end;
+        self.at = number::skip(self.bytes, self.at).ok_or(BadReason::Malformed)?;
         Ok(())
+    }
+}
+
+/// The length of the escape that `text` starts with.
+#[inline(never)]
+fn escape_length(text: &[u8]) -> Option<usize> {
+    match text {
+        [_, b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't', ..] => Some(2),
+        [_, b'u', rest @ ..] => {
+            let digits = rest.first_chunk::<4>()?;
+            digits.iter().all(u8::is_ascii_hexdigit).then_some(6)
+        }
+        _ => None,
     }
 }
 

@@ -98,14 +98,23 @@ fn power_u64(exponent: usize) -> u64 {
 
 /// Scans a number of the JSON grammar (RFC 8259 §6) that starts at `start`. Returns it and where it ends, or
 /// nothing if there is none. What follows the number is the caller's to judge.
-#[inline]
+///
+/// Inlined where numbers are the hot path, since its result is slow to pass through memory; elsewhere there is
+/// [`scan_apart`].
+#[inline(always)]
 pub(super) fn scan(bytes: &[u8], start: usize) -> Option<(Number, usize)> {
     let negative = bytes.get(start) == Some(&b'-');
     let whole_at = start + usize::from(negative);
     let (count, mut mantissa) = digits8(load8(bytes, whole_at));
     let mut at = whole_at + count;
     if count == 8 {
-        (at, mantissa) = more_digits(bytes, at, mantissa);
+        // Times have 10 to 19 digits: the second eight are as common as the first.
+        let (count, value) = digits8(load8(bytes, at));
+        mantissa = mantissa * power_u64(count) + value;
+        at += count;
+        if count == 8 {
+            (at, mantissa) = more_digits(bytes, at, mantissa);
+        }
     }
     let mut digits = at - whole_at;
     if digits == 0 || (digits > 1 && bytes.get(whole_at) == Some(&b'0')) {
@@ -137,6 +146,43 @@ pub(super) fn scan(bytes: &[u8], start: usize) -> Option<(Number, usize)> {
         return Some((number, at));
     }
     Some((long(bytes.get(whole_at..digits_end)?, number), at))
+}
+
+/// [`scan`], not inlined.
+#[inline(never)]
+pub(super) fn scan_apart(bytes: &[u8], start: usize) -> Option<(Number, usize)> {
+    scan(bytes, start)
+}
+
+/// Where the number that starts at `start` ends: [`scan`] without its value.
+#[inline]
+pub(super) fn skip(bytes: &[u8], start: usize) -> Option<usize> {
+    let digits = |at: usize| {
+        let rest = bytes.get(at..).unwrap_or_default();
+        rest.iter().take_while(|byte| byte.is_ascii_digit()).count()
+    };
+    let whole_at = start + usize::from(bytes.get(start) == Some(&b'-'));
+    let count = digits(whole_at);
+    if count == 0 || (count > 1 && bytes.get(whole_at) == Some(&b'0')) {
+        return None;
+    }
+    let mut at = whole_at + count;
+    if bytes.get(at) == Some(&b'.') {
+        let count = digits(at + 1);
+        if count == 0 {
+            return None;
+        }
+        at += 1 + count;
+    }
+    if matches!(bytes.get(at), Some(b'e' | b'E')) {
+        at += 1 + usize::from(matches!(bytes.get(at + 1), Some(b'-' | b'+')));
+        let count = digits(at);
+        if count == 0 {
+            return None;
+        }
+        at += count;
+    }
+    Some(at)
 }
 
 /// The digits after `e`, with their sign; an exponent beyond a million says no more than a million.
@@ -176,7 +222,7 @@ fn long(text: &[u8], number: Number) -> Number {
 
 impl Number {
     /// The nearest `f64`; `token` is the number's text.
-    #[inline]
+    #[inline(always)]
     pub(super) fn to_f64(self, token: &[u8]) -> Result<f64, BadReason> {
         let power = POWERS_F64.get(self.exponent.unsigned_abs() as usize);
         match power {
@@ -190,7 +236,7 @@ impl Number {
     }
 
     /// The nearest `f32`; `token` is the number's text.
-    #[inline]
+    #[inline(always)]
     pub(super) fn to_f32(self, token: &[u8]) -> Result<f32, BadReason> {
         let power = POWERS_F32.get(self.exponent.unsigned_abs() as usize);
         match power {
@@ -204,7 +250,7 @@ impl Number {
     }
 
     /// The number as an integer: `12`, `12.0` and `1.2e1` are 12, `12.5` is none.
-    #[inline]
+    #[inline(always)]
     pub(super) fn to_i64(self) -> Result<i64, BadReason> {
         let (magnitude, exact) = self.shifted(0).ok_or(BadReason::OutOfRange)?;
         if !exact {
@@ -214,14 +260,14 @@ impl Number {
     }
 
     /// ⌊number · 10^`power`⌋, or nothing where 64 bits do not hold it.
-    #[inline]
+    #[inline(always)]
     pub(super) fn floor_scaled(self, power: i64) -> Option<i64> {
         let (magnitude, exact) = self.shifted(power)?;
         signed(magnitude.checked_add(u64::from(self.negative && !exact))?, self.negative)
     }
 
     /// |number| · 10^`power` without what stands behind the point, and whether nothing stood there.
-    #[inline]
+    #[inline(always)]
     fn shifted(self, power: i64) -> Option<(u64, bool)> {
         let exponent = self.exponent + power;
         if exponent == 0 || self.mantissa == 0 {
@@ -239,8 +285,14 @@ impl Number {
         Some((self.mantissa.checked_mul(*power?)?, true))
     }
 
+    /// [`Number::to_bits`], not inlined.
+    #[inline(never)]
+    pub(super) fn to_bits_apart(self, kind: FieldKind, token: &[u8]) -> Result<u64, BadReason> {
+        self.to_bits(kind, token)
+    }
+
     /// The bits that a slot of this kind takes.
-    #[inline]
+    #[inline(always)]
     pub(super) fn to_bits(self, kind: FieldKind, token: &[u8]) -> Result<u64, BadReason> {
         match kind {
             FieldKind::F64 => self.to_f64(token).map(f64::to_bits),
@@ -294,10 +346,13 @@ pub(super) fn text_to_bits(kind: FieldKind, text: &[u8]) -> Result<Option<u64>, 
         FieldKind::Text => return Err(BadReason::WrongType),
         _ => {}
     }
-    if let Some((number, end)) = scan(text, 0)
+    // A plus before a digit is common in logs; what else deviates is rewritten below.
+    let unsigned = text.strip_prefix(b"+").filter(|rest| rest.first().is_some_and(u8::is_ascii_digit));
+    let text = unsigned.unwrap_or(text);
+    if let Some((number, end)) = scan_apart(text, 0)
         && end == text.len()
     {
-        return number.to_bits(kind, text).map(Some);
+        return number.to_bits_apart(kind, text).map(Some);
     }
     if let FieldKind::Time(unit) = kind {
         if let Some(us) = timestamp::from_text(text, unit) {
@@ -307,10 +362,10 @@ pub(super) fn text_to_bits(kind: FieldKind, text: &[u8]) -> Result<Option<u64>, 
         return Ok(None);
     }
     if let Some(plain) = plain_number(text)
-        && let Some((number, end)) = scan(&plain, 0)
+        && let Some((number, end)) = scan_apart(&plain, 0)
         && end == plain.len()
     {
-        return number.to_bits(kind, &plain).map(Some);
+        return number.to_bits_apart(kind, &plain).map(Some);
     }
     Err(match kind {
         FieldKind::Time(_) => BadReason::BadTime,
@@ -397,6 +452,7 @@ mod tests {
             "--1", "1_0",
         ] {
             assert!(whole(text).is_none(), "{text}");
+            assert!(skip(text.as_bytes(), 0).is_none_or(|end| end < text.len()), "{text}");
         }
     }
 
@@ -446,6 +502,8 @@ mod tests {
             ("12.5", f(12.5)),
             (" 12.5\t", f(12.5)),
             ("+12.5", f(12.5)),
+            ("++1", Err(WrongType)),
+            ("+007.", f(7.0)),
             ("007", f(7.0)),
             ("-.5", f(-0.5)),
             ("5.", f(5.0)),
@@ -504,6 +562,7 @@ mod tests {
             let accepted = serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok();
             let number = whole(&text);
             prop_assert_eq!(number.is_some(), accepted, "{}", text);
+            prop_assert_eq!(skip(text.as_bytes(), 0) == Some(text.len()), accepted, "{}", text);
             let Some(number) = number else { return Ok(()) };
             let expected = text.parse::<f64>().unwrap();
             match number.to_f64(text.as_bytes()) {

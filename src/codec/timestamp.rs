@@ -61,7 +61,7 @@ fn supported(us: i64) -> Option<i64> {
 }
 
 /// A number of the unit as µs since 1970; nothing where it is outside the supported years or the unit is text.
-#[inline]
+#[inline(always)]
 pub(super) fn from_number(number: Number, unit: TimeUnit) -> Option<i64> {
     let power = match unit {
         TimeUnit::Seconds => 6,

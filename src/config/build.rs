@@ -121,6 +121,7 @@ impl Planner<'_> {
             live: built.live,
             batch: component.batch.over(self.batch),
             companion: built.companion,
+            connected: built.connected,
             notes: built.notes,
         });
         Some(output)

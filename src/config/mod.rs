@@ -65,6 +65,8 @@ pub struct PlannedSource {
     pub batch: BatchLimits,
     /// Makes a second source on the same connection settings, for models that come by broker.
     pub companion: Option<Companion>,
+    /// Whether it is connected right now, for sources that talk to a peer.
+    pub connected: Option<std::sync::Arc<std::sync::atomic::AtomicBool>>,
     /// What `check` should tell the user about it.
     pub notes: Vec<String>,
 }

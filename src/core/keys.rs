@@ -55,6 +55,9 @@ const NONE: u32 = u32::MAX;
 /// Tables of up to this many combinations are flat; beyond, they are hashed.
 const FLAT_MAX: usize = 1 << 16;
 
+/// Rows whose combinations are numbered together.
+const CHUNK: usize = 256;
+
 /// Group ids of dictionary keys seen last time, valid while the dictionaries are the same.
 #[derive(Default)]
 struct Cache {
@@ -76,6 +79,8 @@ pub struct Keys {
     older: Vec<u32>,
     newest: u32,
     oldest: u32,
+    /// The key that has to give way next; its name stays readable until the caller has dealt with it.
+    doomed: Option<u32>,
     evicted: Vec<u32>,
     cache: Cache,
     scratch: Vec<u8>,
@@ -105,6 +110,7 @@ impl Keys {
             older: Vec::new(),
             newest: NONE,
             oldest: NONE,
+            doomed: None,
             evicted: Vec::new(),
             cache: Cache::default(),
             scratch: Vec::new(),
@@ -137,8 +143,10 @@ impl Keys {
 
     /// The group ids of the rows `from..`, appended to `ids`, and the row at which it stopped: the number of
     /// rows, or earlier if a key had to give way. Then [`Keys::take_evicted`] says which ids start anew; deal
-    /// with the rows so far, clear those ids' state, and call again from the row it stopped at.
+    /// with the rows so far, clear those ids' state, and call again from the row it stopped at. Until then
+    /// [`Keys::columns`] still knows the key that gives way, so that what is finished can be sent under its name.
     pub fn resolve(&mut self, columns: &[ArrayRef], times: &[i64], from: usize, ids: &mut Vec<u32>) -> usize {
+        self.evict();
         let rows = times.len();
         if columns.is_empty() {
             return self.resolve_single(times, from, ids);
@@ -151,41 +159,54 @@ impl Keys {
         }
         let dictionaries: Vec<&DictionaryArray<Int32Type>> =
             columns.iter().map(|column| column.as_dictionary::<Int32Type>()).collect();
-        for row in from..rows {
-            let mut place: u64 = 0;
-            for dictionary in &dictionaries {
-                let size = dictionary.values().len() as u64 + 1;
-                // Null is the last digit of each column's range.
-                let digit = dictionary.key(row).map_or(size - 1, |key| key as u64);
-                place = place * size + digit;
-            }
-            let known = if self.cache.flat.is_empty() {
-                self.cache.hashed.get(&place).copied()
-            } else {
-                self.cache.flat.get(place as usize).copied().filter(|id| *id != NONE)
-            };
-            let id = match known {
-                Some(id) => id,
-                None => {
+        ids.reserve(rows - from);
+        let mut places = [0; CHUNK];
+        for start in (from..rows).step_by(CHUNK) {
+            let end = rows.min(start + CHUNK);
+            number(&dictionaries, start, &mut places[..end - start]);
+            let mut row = start;
+            while row < end {
+                // Mostly keys are known: a run of them is looked up in one loop and touched in another.
+                let (run, places) = (ids.len(), &places[row - start..end - start]);
+                if self.cache.flat.is_empty() {
+                    ids.extend(places.iter().map_while(|place| self.cache.hashed.get(place)));
+                } else {
+                    let flat = &self.cache.flat[..];
+                    ids.extend(
+                        places.iter().map_while(|place| Some(flat[*place as usize]).filter(|id| *id != NONE)),
+                    );
+                }
+                self.touch_all(&ids[run..], &times[row..]);
+                row += ids.len() - run;
+                if row < end {
                     let Some(id) = self.look_up(columns, row) else { return row };
                     if id != REFUSED {
+                        let place = places[ids.len() - run];
                         match self.cache.flat.get_mut(place as usize) {
                             Some(slot) => *slot = id,
                             None => _ = self.cache.hashed.insert(place, id),
                         }
                     }
-                    id
+                    self.touch(id, times[row]);
+                    ids.push(id);
+                    row += 1;
                 }
-            };
-            self.touch(id, times[row]);
-            ids.push(id);
+            }
         }
         rows
     }
 
     /// The ids whose keys gave way since the last call. Their state must start anew.
     pub fn take_evicted(&mut self) -> Vec<u32> {
+        self.evict();
         std::mem::take(&mut self.evicted)
+    }
+
+    fn evict(&mut self) {
+        if let Some(id) = self.doomed.take() {
+            self.forget(id);
+            self.evicted.push(id);
+        }
     }
 
     /// Forgets the keys not seen since `key_ttl` before the watermark and gives their ids back, in order.
@@ -264,9 +285,9 @@ impl Keys {
         from: usize,
         ids: &mut Vec<u32>,
     ) -> usize {
-        for row in from..times.len() {
+        for (row, time) in times.iter().enumerate().skip(from) {
             let Some(id) = self.look_up(columns, row) else { return row };
-            self.touch(id, times[row]);
+            self.touch(id, *time);
             ids.push(id);
         }
         times.len()
@@ -283,9 +304,7 @@ impl Keys {
             None => match self.limits.on_full {
                 OnFull::Refuse => Some(REFUSED),
                 OnFull::Evict => {
-                    let oldest = self.oldest;
-                    self.forget(oldest);
-                    self.evicted.push(oldest);
+                    self.doomed = Some(self.oldest);
                     None
                 }
             },
@@ -321,6 +340,18 @@ impl Keys {
             }
             // Ids in the cache may be this one.
             self.cache.dictionaries.clear();
+        }
+    }
+
+    /// Notes that these keys, none refused, were seen.
+    fn touch_all(&mut self, ids: &[u32], times: &[i64]) {
+        if self.limits.on_full == OnFull::Evict {
+            return ids.iter().zip(times).for_each(|(id, time)| self.touch(*id, *time));
+        }
+        let last_seen = &mut self.last_seen[..];
+        for (id, time) in ids.iter().zip(times) {
+            let seen = &mut last_seen[*id as usize];
+            *seen = (*seen).max(*time);
         }
     }
 
@@ -472,6 +503,30 @@ impl<'a> Part<'a> {
     }
 }
 
+/// Numbers the combinations of dictionary keys of the rows from `start` on: one digit per column, the last of
+/// each column's range for null.
+fn number(dictionaries: &[&DictionaryArray<Int32Type>], start: usize, places: &mut [u64]) {
+    places.fill(0);
+    for dictionary in dictionaries {
+        let null = dictionary.values().len() as u64;
+        let keys = dictionary.keys();
+        let digits = &keys.values()[start..];
+        match keys.nulls().filter(|nulls| nulls.null_count() > 0) {
+            None => {
+                for (place, key) in places.iter_mut().zip(digits) {
+                    *place = *place * (null + 1) + *key as u64;
+                }
+            }
+            Some(nulls) => {
+                for (offset, (place, key)) in places.iter_mut().zip(digits).enumerate() {
+                    let digit = if nulls.is_valid(start + offset) { *key as u64 } else { null };
+                    *place = *place * (null + 1) + digit;
+                }
+            }
+        }
+    }
+}
+
 fn encode(column: &ArrayRef, row: usize, name: &mut Vec<u8>) {
     let text = |text: &str, name: &mut Vec<u8>| {
         name.push(1);
@@ -596,6 +651,20 @@ mod tests {
             }
             assert_eq!(ids, expected, "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn a_key_that_gives_way_keeps_its_name_until_it_is_dealt_with() {
+        let mut keys = Keys::new(vec![DataType::Utf8], limits(1, OnFull::Evict)).unwrap();
+        let columns: [ArrayRef; 1] = [Arc::new(StringArray::from(vec!["a", "b"]))];
+        let mut ids = Vec::new();
+        assert_eq!(keys.resolve(&columns, &[0, 0], 0, &mut ids), 1);
+        assert_eq!(keys.columns(&[0])[0].as_string::<i32>().value(0), "a");
+        assert_eq!(keys.take_evicted(), [0]);
+        assert!(!keys.is_live(0));
+        assert_eq!(keys.resolve(&columns, &[0, 0], 1, &mut ids), 2);
+        assert_eq!(keys.columns(&[0])[0].as_string::<i32>().value(0), "b");
+        assert_eq!((keys.take_evicted(), ids), (Vec::new(), vec![0, 0]));
     }
 
     #[test]

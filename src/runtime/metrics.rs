@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -30,6 +30,7 @@ pub struct PipelineMetrics {
     pipeline: String,
     source_names: Vec<String>,
     sources: Vec<SourceCounters>,
+    connected: Vec<Option<Arc<AtomicBool>>>,
     sink_names: Vec<String>,
     /// What each sink has taken.
     pub sinks: Vec<Arc<SinkCounters>>,
@@ -58,6 +59,7 @@ impl PipelineMetrics {
             pipeline: pipeline.to_owned(),
             sources: source_names.iter().map(|_| SourceCounters::default()).collect(),
             source_names,
+            connected: Vec::new(),
             sinks: sink_names.iter().map(|_| Arc::new(SinkCounters::default())).collect(),
             sink_names,
             engine: Arc::default(),
@@ -65,6 +67,13 @@ impl PipelineMetrics {
             epoch: AtomicU64::new(0),
             owed: Mutex::default(),
         }
+    }
+
+    /// Takes over how the sources say whether they are connected, in order.
+    #[must_use]
+    pub fn with_connected(mut self, connected: Vec<Option<Arc<AtomicBool>>>) -> Self {
+        self.connected = connected;
+        self
     }
 
     /// The pipeline's name.
@@ -129,6 +138,11 @@ impl PipelineMetrics {
         named.filter_map(|((name, _), model)| Some((name.clone(), (*model)?))).collect()
     }
 
+    /// Whether every source that talks to a peer is connected.
+    pub fn is_connected(&self) -> bool {
+        self.connected.iter().flatten().all(|connected| connected.load(Relaxed))
+    }
+
     /// The epoch committed last; 0 if none.
     pub fn committed(&self) -> u64 {
         self.epoch.load(Relaxed)
@@ -183,11 +197,15 @@ fn collect(metrics: &PipelineMetrics, families: &mut Families) {
         let _ = write!(line, "}} {value}");
         families.entry(name).or_insert((kind, Vec::new())).1.push(line);
     };
-    for (name, source) in metrics.source_names.iter().zip(&metrics.sources) {
+    for (index, (name, source)) in metrics.source_names.iter().zip(&metrics.sources).enumerate() {
         for (what, count) in [("rows", &source.rows), ("batches", &source.batches), ("bytes", &source.bytes)]
         {
             let family = format!("tidegate_source_{what}_total");
             add(family, "counter", &[("node", name)], count.load(Relaxed) as f64);
+        }
+        if let Some(connected) = metrics.connected.get(index).and_then(Option::as_ref) {
+            let connected = if connected.load(Relaxed) { 1.0 } else { 0.0 };
+            add("tidegate_source_connected".to_owned(), "gauge", &[("node", name)], connected);
         }
         let others = source.others.lock().map(|others| others.clone()).unwrap_or_default();
         for (count, by) in others {

@@ -56,7 +56,9 @@ pub async fn start(pipeline: Pipeline) -> Result<Running> {
     let Pipeline { settings, graph, sources, sinks, renamed, .. } = pipeline;
     let source_names: Vec<String> = sources.iter().map(|source| source.name.clone()).collect();
     let sink_names: Vec<String> = sinks.iter().map(|sink| sink.name.clone()).collect();
-    let metrics = Arc::new(PipelineMetrics::new(&settings.name, source_names.clone(), sink_names.clone()));
+    let connected = sources.iter().map(|source| source.connected.clone()).collect();
+    let metrics = PipelineMetrics::new(&settings.name, source_names.clone(), sink_names.clone());
+    let metrics = Arc::new(metrics.with_connected(connected));
 
     let mut data =
         settings.data_dir.as_ref().map(|root| DataDir::open(Path::new(root), &settings.name)).transpose()?;

@@ -128,6 +128,7 @@ impl SourceConfig for Sensor {
                 acknowledges: self.qos == 1,
                 live: true,
                 companion: None,
+                connected: None,
                 notes: self
                     .client_id
                     .is_none()
@@ -161,6 +162,7 @@ impl SourceConfig for Recording {
             acknowledges: false,
             live: false,
             companion: None,
+            connected: None,
             notes: Vec::new(),
         })
     }

@@ -1,6 +1,5 @@
 //! The running part of the `http` sink: one request after the other, each until it is taken or refused.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -13,8 +12,8 @@ use super::body::{Bodies, Per};
 use crate::core::{DeliveryId, Epoch, Position, Sink};
 use crate::error::{Error, Result};
 use crate::net::backoff::Backoff;
-use crate::net::secret;
 use crate::net::tls::TlsSettings;
+use crate::net::{http, secret};
 use crate::sink::encode::RowFormat;
 use crate::units::Secret;
 
@@ -89,18 +88,12 @@ impl HttpSink {
         if let Some(token) = &settings.token {
             headers.insert(AUTHORIZATION, secret_value(token, "Bearer ")?);
         }
-        let tls = match &settings.tls {
-            Some(tls) => Arc::unwrap_or_clone(tls.client_config()?),
-            None => no_tls()?,
-        };
-        Client::builder()
-            .tls_backend_preconfigured(tls)
+        let builder = http::builder(settings.tls.as_ref().unwrap_or(&TlsSettings::default()))?
             .user_agent(concat!("tidegate/", env!("CARGO_PKG_VERSION")))
             .default_headers(headers)
             .timeout(settings.timeout)
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .map_err(|error| Error::config(format!("the HTTP client cannot be made: {}", in_full(&error))))
+            .redirect(reqwest::redirect::Policy::none());
+        http::finish(builder)
     }
 
     /// Where it sends to, without a query that may hold secrets.
@@ -176,15 +169,6 @@ fn secret_value(secret: &Secret, before: &str) -> Result<HeaderValue> {
         .map_err(|_| Error::config(format!("the secret in {secret:?} cannot be a header's value")))?;
     value.set_sensitive(true);
     Ok(value)
-}
-
-/// The client wants to be told about TLS also where none is spoken. This one trusts nobody.
-fn no_tls() -> Result<rustls::ClientConfig> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Error::config(format!("TLS: {error}")))?;
-    Ok(builder.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth())
 }
 
 /// An error with all its causes: the outermost alone says next to nothing.

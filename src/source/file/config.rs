@@ -126,6 +126,7 @@ fields = { power = "f64", energy = "f64" }"#,
             acknowledges: false,
             live: false,
             companion: None,
+            connected: None,
             notes,
         })
     }

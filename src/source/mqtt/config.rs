@@ -183,8 +183,10 @@ ca = "/etc/ssl/plant-ca.pem""#,
             batch: context.batch,
         };
         let shared = settings.clone();
+        let source = MqttSource::new(settings);
+        let connected = Some(source.subscribed());
         Ok(BuiltSource {
-            source: Box::new(MqttSource::new(settings)),
+            source: Box::new(source),
             output: SourceOutput::Raw,
             topics: self.topics,
             acknowledges,
@@ -199,6 +201,7 @@ ca = "/etc/ssl/plant-ca.pem""#,
                     ..shared.clone()
                 }))
             })),
+            connected,
             notes,
         })
     }

@@ -73,6 +73,9 @@ impl From<io::Error> for Lost {
     }
 }
 
+/// What a peer that is no broker of this version does.
+const NOT_CONNACK: &str = "the broker answers CONNECT with another packet";
+
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
@@ -164,7 +167,8 @@ impl Connection {
             Err(lost) => return Err(refused(lost.reason)),
         };
         match packet {
-            Handshake::V4(Packet::ConnAck(ack)) => {
+            Handshake::V4(packet) => {
+                let Packet::ConnAck(ack) = packet else { return Err(refused(NOT_CONNACK.to_owned())) };
                 self.session_present = ack.session_present;
                 match ack.code {
                     rumqttc::ConnectReturnCode::Success => Ok(()),
@@ -174,7 +178,10 @@ impl Connection {
                     code => Err(Lost::new(format!("the broker refuses the connection: {code:?}"))),
                 }
             }
-            Handshake::V5(v5::mqttbytes::v5::Packet::ConnAck(ack)) => {
+            Handshake::V5(packet) => {
+                let v5::mqttbytes::v5::Packet::ConnAck(ack) = *packet else {
+                    return Err(refused(NOT_CONNACK.to_owned()));
+                };
                 use v5::mqttbytes::v5::ConnectReturnCode as Code;
                 self.session_present = ack.session_present;
                 match ack.code {
@@ -185,7 +192,6 @@ impl Connection {
                     code => Err(Lost::new(format!("the broker refuses the connection: {code:?}"))),
                 }
             }
-            _ => Err(refused("the broker answers CONNECT with another packet".to_owned())),
         }
     }
 
@@ -294,7 +300,7 @@ pub enum Handshake {
     /// MQTT 3.1.1.
     V4(Packet),
     /// MQTT 5.
-    V5(v5::mqttbytes::v5::Packet),
+    V5(Box<v5::mqttbytes::v5::Packet>),
 }
 
 /// Reads a whole packet through rumqttc.
@@ -308,7 +314,7 @@ pub fn parse(packet: &mut BytesMut, protocol: Protocol) -> Result<Handshake, Los
             Packet::read(packet, size).map(Handshake::V4).map_err(|error| Lost::new(error.to_string()))
         }
         Protocol::V5 => v5::mqttbytes::v5::Packet::read(packet, Some(size as u32))
-            .map(Handshake::V5)
+            .map(|packet| Handshake::V5(Box::new(packet)))
             .map_err(|error| Lost::new(error.to_string())),
     }
 }

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -110,6 +111,7 @@ pub struct MqttSource {
     unacknowledged: VecDeque<(u64, u16)>,
     counts: Vec<(Count, u64)>,
     lost_said: bool,
+    subscribed: Arc<AtomicBool>,
 }
 
 const OVERSIZE: Count = Count { what: "oversize_messages", reason: "" };
@@ -135,7 +137,13 @@ impl MqttSource {
             unacknowledged: VecDeque::new(),
             counts: Vec::new(),
             lost_said: false,
+            subscribed: Arc::new(AtomicBool::new(false)),
         }
+    }
+
+    /// Whether it is connected and subscribed, now and later.
+    pub fn subscribed(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.subscribed)
     }
 
     fn connect_settings(&self) -> Result<ConnectSettings> {
@@ -177,6 +185,7 @@ impl MqttSource {
         let broker = format!("{}:{}", self.settings.host, self.settings.port);
         let was_up = matches!(self.link, Link::Up(_));
         self.unacknowledged.clear();
+        self.subscribed.store(false, Ordering::Relaxed);
         if was_up {
             self.count(RECONNECTS);
             self.lost_said = false;
@@ -251,7 +260,7 @@ impl MqttSource {
             }
             if head.kind != wire::PUBLISH {
                 let mut packet = connection.received.split_to(head.body.end);
-                control(&mut packet, up)?;
+                control(&mut packet, up.connection.protocol, &self.subscribed)?;
                 continue;
             }
             let protocol = connection.protocol;
@@ -380,28 +389,41 @@ impl MqttSource {
 }
 
 /// Packets other than PUBLISH.
-fn control(packet: &mut bytes::BytesMut, up: &mut Up) -> std::result::Result<(), Lost> {
+fn control(
+    packet: &mut bytes::BytesMut,
+    protocol: Protocol,
+    subscribed: &AtomicBool,
+) -> std::result::Result<(), Lost> {
     use rumqttc::{Packet, SubscribeReasonCode as V4Code, v5::mqttbytes::v5};
     let refused = |what: String| Lost { reason: what, version: false };
-    match parse(packet, up.connection.protocol)? {
+    match parse(packet, protocol)? {
         Handshake::V4(Packet::SubAck(ack)) => {
             match ack.return_codes.iter().position(|code| *code == V4Code::Failure) {
                 Some(index) => Err(refused(format!("the broker refuses subscription {}", index + 1))),
-                None => Ok(()),
+                None => {
+                    subscribed.store(true, Ordering::Relaxed);
+                    Ok(())
+                }
             }
         }
-        Handshake::V5(v5::Packet::SubAck(ack)) => {
-            let granted =
-                |code: &v5::SubscribeReasonCode| matches!(code, v5::SubscribeReasonCode::Success(_));
-            match ack.return_codes.iter().find(|code| !granted(code)) {
-                Some(code) => Err(refused(format!("the broker refuses a subscription: {code:?}"))),
-                None => Ok(()),
+        Handshake::V4(_) => Ok(()),
+        Handshake::V5(packet) => match *packet {
+            v5::Packet::SubAck(ack) => {
+                let granted =
+                    |code: &v5::SubscribeReasonCode| matches!(code, v5::SubscribeReasonCode::Success(_));
+                match ack.return_codes.iter().find(|code| !granted(code)) {
+                    Some(code) => Err(refused(format!("the broker refuses a subscription: {code:?}"))),
+                    None => {
+                        subscribed.store(true, Ordering::Relaxed);
+                        Ok(())
+                    }
+                }
             }
-        }
-        Handshake::V5(v5::Packet::Disconnect(disconnect)) => {
-            Err(refused(format!("the broker ends the connection: {:?}", disconnect.reason_code)))
-        }
-        Handshake::V4(_) | Handshake::V5(_) => Ok(()),
+            v5::Packet::Disconnect(disconnect) => {
+                Err(refused(format!("the broker ends the connection: {:?}", disconnect.reason_code)))
+            }
+            _ => Ok(()),
+        },
     }
 }
 

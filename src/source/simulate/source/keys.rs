@@ -433,6 +433,7 @@ faults = [{ kind = "bearing_wear", device = "pump-03", start = "5m", duration = 
             acknowledges: false,
             live: follows_clock,
             companion: None,
+            connected: None,
             notes,
         })
     }

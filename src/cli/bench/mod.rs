@@ -1,0 +1,244 @@
+//! `tidegate bench`: what this program costs on this machine, beside plain loops that do the same work.
+//!
+//! Every variant is a process of its own, fed by a process that sends MQTT as fast as the socket takes it. CPU
+//! time and peak memory are the operating system's account of the variant's process. Variants take turns, so
+//! that a machine whose speed drifts treats them alike; medians are printed.
+
+mod firehose;
+mod loops;
+mod tidegate;
+mod usage;
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
+
+use super::{Failure, Outcome};
+use crate::error::{Error, Result};
+
+/// Arguments of `tidegate bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// What to measure.
+    #[command(subcommand)]
+    pub what: What,
+}
+
+/// What to measure.
+#[derive(Debug, Subcommand)]
+pub enum What {
+    /// MQTT to windows: bare client, plain loops, and the whole pipeline.
+    Ingest(IngestArgs),
+    /// One variant, as a child process of `ingest`.
+    #[command(hide = true)]
+    Variant(VariantArgs),
+    /// The sender, as a child process of `ingest`.
+    #[command(hide = true)]
+    Firehose(firehose::FirehoseArgs),
+}
+
+/// Arguments of `tidegate bench ingest`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  tidegate bench ingest --messages 2000000 --runs 5")]
+pub struct IngestArgs {
+    /// Messages in each run.
+    #[arg(long, default_value_t = 1_000_000)]
+    pub messages: u64,
+    /// Runs of each variant; the median counts.
+    #[arg(long, default_value_t = 3)]
+    pub runs: usize,
+    /// Only these variants.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub only: Vec<Variant>,
+    /// Only this quality of service, 0 or 1.
+    #[arg(long, value_parser = clap::value_parser!(u8).range(0..=1))]
+    pub qos: Option<u8>,
+    /// Print one JSON object per line instead of the table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What consumes the messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Variant {
+    /// (a) rumqttc alone; counts messages.
+    Bare,
+    /// (b) rumqttc and `serde_json::Value`.
+    Value,
+    /// (c) rumqttc, a typed parse and windows in a plain loop.
+    Loop,
+    /// (d) the whole pipeline, no log.
+    Pipeline,
+    /// (d) the whole pipeline with its log.
+    PipelineLog,
+}
+
+/// Arguments of a variant.
+#[derive(Debug, Args)]
+pub struct VariantArgs {
+    /// Which.
+    #[arg(value_enum)]
+    pub variant: Variant,
+    /// Where the sender listens.
+    #[arg(long)]
+    pub port: u16,
+    /// Messages to take.
+    #[arg(long)]
+    pub messages: u64,
+    /// Quality of service.
+    #[arg(long)]
+    pub qos: u8,
+    /// Where results go.
+    #[arg(long)]
+    pub directory: PathBuf,
+}
+
+/// What a variant reports.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Measured {
+    /// Messages taken.
+    pub messages: u64,
+    /// Seconds from the first message to the last.
+    pub seconds: f64,
+    /// CPU seconds of the process, user and system.
+    pub cpu_seconds: f64,
+    /// Largest resident memory, in bytes.
+    pub peak_bytes: u64,
+    /// Windows written, as a check that the work was done.
+    pub windows: u64,
+}
+
+/// Runs a benchmark.
+///
+/// # Errors
+/// If a child process cannot be started or does not do its work.
+pub fn run(args: BenchArgs) -> Outcome {
+    match args.what {
+        What::Ingest(args) => ingest(&args),
+        What::Variant(args) => {
+            let measured = match args.variant {
+                Variant::Bare | Variant::Value | Variant::Loop => loops::run(&args)?,
+                Variant::Pipeline | Variant::PipelineLog => tidegate::run(&args)?,
+            };
+            let line = serde_json::to_string(&measured).map_err(|error| Error::data(error.to_string()))?;
+            println!("{line}");
+            Ok(())
+        }
+        What::Firehose(args) => firehose::run(&args).map_err(Failure::Error),
+    }
+}
+
+const VARIANTS: [(Variant, &str); 5] = [
+    (Variant::Bare, "(a) rumqttc alone"),
+    (Variant::Value, "(b) rumqttc + serde_json::Value"),
+    (Variant::Loop, "(c) rumqttc + typed parse + windows"),
+    (Variant::Pipeline, "(d) Tidegate pipeline"),
+    (Variant::PipelineLog, "(d) Tidegate pipeline with log"),
+];
+
+fn ingest(args: &IngestArgs) -> Outcome {
+    let chosen = |variant: &Variant| args.only.is_empty() || args.only.contains(variant);
+    for qos in [0u8, 1].into_iter().filter(|qos| args.qos.is_none_or(|only| only == *qos)) {
+        let mut results: Vec<(Variant, &str, Vec<Measured>)> = VARIANTS
+            .iter()
+            .filter(|(variant, _)| chosen(variant))
+            .map(|(v, name)| (*v, *name, Vec::new()))
+            .collect();
+        for run in 0..args.runs {
+            for (variant, name, measured) in &mut results {
+                eprintln!("QoS {qos}, run {} of {}: {name}", run + 1, args.runs);
+                measured.push(measure(*variant, args.messages, qos)?);
+            }
+        }
+        if args.json {
+            for (variant, _, measured) in &results {
+                println!("{}", serde_json::json!({ "qos": qos, "variant": variant, "runs": measured }));
+            }
+        } else {
+            print_table(qos, args.messages, &results);
+        }
+    }
+    Ok(())
+}
+
+/// One run of a variant against a fresh sender.
+fn measure(variant: Variant, messages: u64, qos: u8) -> Result<Measured> {
+    let program = std::env::current_exe().map_err(|error| Error::io("finding this program", &error))?;
+    let failed = |what: &str, error: &std::io::Error| Error::io(format!("starting the {what}"), error);
+    let mut sender = Command::new(&program)
+        .args(["bench", "firehose", "--messages", &messages.to_string(), "--qos", &qos.to_string()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|error| failed("sender", &error))?;
+    let port = first_line(&mut sender)?;
+    let directory = std::env::temp_dir().join(format!("tidegate-bench-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&directory);
+    std::fs::create_dir_all(&directory)
+        .map_err(|error| Error::io("making a directory for results", &error))?;
+    let name = variant.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+    let mut consumer = Command::new(&program)
+        .args(["--log", "error", "bench", "variant", &name, "--port", port.trim()])
+        .args(["--messages", &messages.to_string(), "--qos", &qos.to_string(), "--directory"])
+        .arg(&directory)
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|error| failed("variant", &error))?;
+    let line = first_line(&mut consumer);
+    let _ = consumer.wait();
+    let _ = sender.kill();
+    let _ = sender.wait();
+    let _ = std::fs::remove_dir_all(&directory);
+    let line = line?;
+    serde_json::from_str(&line)
+        .map_err(|error| Error::data(format!("{name} reports `{}`: {error}", line.trim())))
+}
+
+fn first_line(child: &mut Child) -> Result<String> {
+    let mut line = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        BufReader::new(stdout)
+            .read_line(&mut line)
+            .map_err(|error| Error::io("reading from a child", &error))?;
+    }
+    Ok(line)
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn print_table(qos: u8, messages: u64, results: &[(Variant, &str, Vec<Measured>)]) {
+    let cpu = |measured: &[Measured]| {
+        median(measured.iter().map(|run| run.cpu_seconds * 1e6 / run.messages as f64))
+    };
+    let of =
+        |wanted: Variant| results.iter().find(|(variant, ..)| *variant == wanted).map(|(.., runs)| cpu(runs));
+    let (bare, plain) = (of(Variant::Bare), of(Variant::Loop));
+    println!("\nQoS {qos}, {messages} messages of about 60 bytes of JSON, 100 devices, medians:");
+    println!(
+        "{:<36} {:>12} {:>14} {:>8} {:>8} {:>10} {:>9}",
+        "variant", "messages/s", "CPU s/million", "÷ (a)", "÷ (c)", "peak MiB", "windows"
+    );
+    for (_, name, measured) in results {
+        let ratio = |reference: Option<f64>| match reference {
+            Some(reference) => format!("{:.2}", cpu(measured) / reference),
+            None => "–".to_owned(),
+        };
+        println!(
+            "{name:<36} {:>12.0} {:>14.3} {:>8} {:>8} {:>10.1} {:>9}",
+            median(measured.iter().map(|run| run.messages as f64 / run.seconds)),
+            cpu(measured),
+            ratio(bare),
+            ratio(plain),
+            median(measured.iter().map(|run| run.peak_bytes as f64)) / f64::from(1 << 20),
+            measured.first().map_or(0, |run| run.windows),
+        );
+    }
+}
