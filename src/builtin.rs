@@ -6,9 +6,13 @@ use crate::{operator, sink, source};
 /// Everything that a pipeline file can name.
 pub fn registry() -> Registry {
     Registry::new()
+        .source::<source::file::FileConfig>()
         .source::<source::mqtt::MqttConfig>()
+        .source::<source::simulate::SimulateConfig>()
         .operator::<operator::decode::DecodeConfig>()
         .operator::<operator::window::WindowConfig>()
         .sink::<sink::file::FileConfig>()
+        .sink::<sink::http::HttpConfig>()
+        .sink::<sink::mqtt::MqttConfig>()
         .sink::<sink::stdout::StdoutConfig>()
 }

@@ -16,6 +16,14 @@ pub fn client() -> Result<reqwest::Client> {
 /// # Errors
 /// If a file of the settings cannot be used.
 pub fn with_tls(tls: &TlsSettings) -> Result<reqwest::Client> {
+    finish(builder(tls)?)
+}
+
+/// A client in the making, with its own authorities and certificate.
+///
+/// # Errors
+/// If a file of the settings cannot be used.
+pub fn builder(tls: &TlsSettings) -> Result<reqwest::ClientBuilder> {
     let mut builder = reqwest::Client::builder();
     // Without any trusted authority only plain HTTP works; that is for the request to find out.
     match tls.client_config() {
@@ -32,5 +40,13 @@ pub fn with_tls(tls: &TlsSettings) -> Result<reqwest::Client> {
             builder = builder.tls_backend_preconfigured(config);
         }
     }
+    Ok(builder)
+}
+
+/// The client.
+///
+/// # Errors
+/// If it cannot be made.
+pub fn finish(builder: reqwest::ClientBuilder) -> Result<reqwest::Client> {
     builder.build().map_err(|error| Error::config(format!("the HTTP client cannot be made: {error}")))
 }

@@ -1,6 +1,8 @@
-//! What sources and sinks that talk to peers share: secrets, TLS, waiting between tries.
+//! What sources and sinks that talk to peers share: secrets, TLS, waiting between tries, publishing over MQTT.
 
 pub mod backoff;
 pub mod http;
+mod mqtt_client;
+pub mod publisher;
 pub mod secret;
 pub mod tls;

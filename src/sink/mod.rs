@@ -2,4 +2,6 @@
 
 pub mod encode;
 pub mod file;
+pub mod http;
+pub mod mqtt;
 pub mod stdout;

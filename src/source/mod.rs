@@ -1,5 +1,6 @@
 //! Sources: where data enters. Brokers, files, the simulated plant.
 
+pub mod file;
 pub mod mqtt;
 pub mod raw;
 pub mod simulate;

@@ -1,5 +1,5 @@
 //! The simulated plant: a seeded fleet of devices that looks like an industrial site, with labelled faults.
-//! Pure: no clock, no sockets, no files; time is an argument.
+//! Pure, but for `source`: no clock, no sockets, no files; time is an argument.
 //!
 //! Every reading is a *closed-form* function of (configuration, device, tick): load cycles are sums of waves
 //! whose thermal lag, integral and derivative are known exactly, and all randomness is looked up by counter
@@ -20,6 +20,7 @@
 //! | `plant` | the plant at work: the next reading |
 //! | `batches` | readings as Arrow batches |
 //! | `payloads` | readings as MQTT topics and payloads |
+//! | `source` | the running source: the plant by the clock, or published to a broker; its keys in the pipeline file |
 
 mod arrivals;
 mod batches;
@@ -30,6 +31,7 @@ mod payloads;
 mod plant;
 pub mod random;
 mod signals;
+mod source;
 #[cfg(test)]
 mod tests;
 
@@ -40,3 +42,4 @@ pub use faults::{FaultKind, FaultSpec, Faults, Label, RandomFaults};
 pub use payloads::{Encoder, PayloadFormat};
 pub use plant::{Plant, Reading};
 pub use signals::Signal;
+pub use source::{FaultKeys, RandomFaultKeys, SimulateConfig, Speed};
