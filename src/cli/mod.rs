@@ -4,7 +4,9 @@ pub mod bench;
 pub mod check;
 pub mod demo;
 pub mod files;
+pub mod infer;
 pub mod reference;
+pub mod replay;
 pub mod run;
 
 use std::process::ExitCode;
@@ -59,6 +61,10 @@ pub enum Command {
     Run(run::RunArgs),
     /// Check pipeline files without touching anything.
     Check(check::CheckArgs),
+    /// Run a pipeline over recorded data, as fast as it goes, sinks to files.
+    Replay(replay::ReplayArgs),
+    /// Look at sample payloads and write the `format` and `fields` of a source.
+    Infer(infer::InferArgs),
     /// Draw the graph of a pipeline.
     Graph(check::GraphArgs),
     /// Print the JSON Schema of pipeline files, for editors.
@@ -119,6 +125,8 @@ pub fn dispatch(cli: Cli) -> ExitCode {
     let outcome = match cli.command {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::check(&args),
+        Command::Replay(args) => replay::replay(&args),
+        Command::Infer(args) => infer::infer(&args),
         Command::Graph(args) => check::graph(&args),
         Command::Schema => reference::schema(),
         Command::Explain(args) => reference::explain(&args),

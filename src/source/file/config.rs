@@ -29,10 +29,15 @@ pub struct FileConfig {
     #[serde(default)]
     #[schemars(length(max = 10_000))]
     pub paths: Vec<String>,
-    /// `ndjson`, `csv` or `parquet`. Without it the file's ending decides (`.ndjson`, `.jsonl`, `.json`, `.csv`,
-    /// `.tsv`, `.parquet`).
+    /// `ndjson`, `csv`, `parquet`, or `messages`: recorded MQTT messages, one per line, a topic, a space and the
+    /// payload, as `mosquitto_sub -v` writes them. Without it the file's ending decides (`.ndjson`, `.jsonl`, `.json`,
+    /// `.csv`, `.tsv`, `.parquet`, `.messages`).
     #[serde(default)]
     pub kind: Option<FileKind>,
+    /// For recorded messages: topic patterns whose `{names}` become tag columns, as in the `mqtt` source.
+    #[serde(default)]
+    #[schemars(length(max = 64))]
+    pub topics: Vec<String>,
     /// For CSV: whether the first line of each file names the columns. It then goes in front of every message, so
     /// `format` says `header = true` too. Without a header line `format` lists the `columns`.
     #[serde(default)]
@@ -71,6 +76,8 @@ pub enum FileKind {
     Csv,
     /// Apache Parquet.
     Parquet,
+    /// Recorded MQTT messages: topic, space, payload.
+    Messages,
 }
 
 /// Slowest and fastest pace that is taken.
@@ -87,6 +94,11 @@ time = "ts"
 pace = 60.0
 format = { type = "csv", header = true, time = "ts" }
 fields = { power = "f64", energy = "f64" }"#,
+        r#"# What `mosquitto_sub -v -t 'plant/#' > plant.messages` has recorded.
+path = "data/plant.messages"
+topics = ["plant/{line}/{device}/telemetry"]
+format = { type = "json", time = "ts", time_unit = "ms" }
+fields = { temp = "f64", vib = "f64" }"#,
     ];
 
     fn build(self, context: &Context<'_>) -> Checked<BuiltSource> {
@@ -98,6 +110,8 @@ fields = { power = "f64", energy = "f64" }"#,
         let unit = unit.map_err(|error| problems.push(Problem::new("time_unit", error.message))).ok();
         let (Some(kind), Some(unit), Some(first)) = (kind, unit, paths.first()) else { return Err(problems) };
         self.refuse_foreign_keys(kind, &mut problems);
+        // The same rules as for the source whose messages these were.
+        crate::source::mqtt::config::filters(&self.topics, &mut problems);
         let mut notes = Vec::new();
         let (layout, output) = match kind {
             FileKind::Parquet => {
@@ -107,12 +121,13 @@ fields = { power = "f64", energy = "f64" }"#,
                 let schema = plan.schema.clone();
                 (Layout::Parquet(Box::new(plan)), SourceOutput::Columns(schema))
             }
-            FileKind::Ndjson | FileKind::Csv => {
+            FileKind::Ndjson | FileKind::Csv | FileKind::Messages => {
                 let layout = self.text_layout(kind, &paths, unit, pace, &mut problems);
                 let Some(layout) = layout.filter(|_| problems.is_empty()) else { return Err(problems) };
                 (Layout::Text(layout), SourceOutput::Raw)
             }
         };
+        let topics = self.topics;
         let settings = FileSettings {
             paths: paths.into_iter().map(Into::into).collect(),
             layout,
@@ -122,7 +137,7 @@ fields = { power = "f64", energy = "f64" }"#,
         Ok(BuiltSource {
             source: Box::new(FileSource::new(settings)),
             output,
-            topics: Vec::new(),
+            topics,
             acknowledges: false,
             live: false,
             companion: None,
@@ -168,7 +183,7 @@ impl FileConfig {
             if kind.is_none() {
                 problems.push(
                     Problem::new(at, format!("the ending of `{path}` says no kind of file"))
-                        .help("add `kind = \"ndjson\"`, \"csv\" or \"parquet\""),
+                        .help("add `kind = \"ndjson\"`, \"csv\", \"parquet\" or \"messages\""),
                 );
             } else if kinds.first() != Some(kind) {
                 problems.push(
@@ -207,6 +222,7 @@ impl FileConfig {
             ("header", self.header.is_some() && kind != FileKind::Csv, "CSV"),
             ("delimiter", self.delimiter.is_some() && kind != FileKind::Csv, "CSV"),
             ("tags", !self.tags.is_empty() && !parquet, "Parquet"),
+            ("topics", !self.topics.is_empty() && kind != FileKind::Messages, "recorded messages in"),
         ];
         for (key, _, of) in wrong.into_iter().filter(|(_, wrong, _)| *wrong) {
             problems.push(Problem::new(key, format!("`{key}` is for {of} files only")).help("leave it out"));
@@ -256,7 +272,7 @@ impl FileConfig {
             }
             _ => None,
         };
-        Some(TextLayout { csv, header, time })
+        Some(TextLayout { csv, header, topics: kind == FileKind::Messages, time })
     }
 
     fn columns(&self, path: &str, unit: TimeUnit, context: &Context<'_>) -> Checked<ColumnPlan> {
@@ -273,6 +289,7 @@ fn by_ending(path: &str) -> Option<FileKind> {
         "ndjson" | "jsonl" | "json" => Some(FileKind::Ndjson),
         "csv" | "tsv" => Some(FileKind::Csv),
         "parquet" => Some(FileKind::Parquet),
+        "messages" => Some(FileKind::Messages),
         _ => None,
     }
 }

@@ -37,6 +37,8 @@ pub struct TextLayout {
     pub csv: Option<u8>,
     /// Whether the first record names the columns.
     pub header: bool,
+    /// Whether each record is a topic, a space and the message, as `mosquitto_sub -v` writes them.
+    pub topics: bool,
     /// How to find event times, if the pace follows them.
     pub time: Option<PaceTime>,
 }
@@ -94,7 +96,8 @@ impl TimeFinder {
 /// A text file, being read.
 pub struct TextReader {
     name: String,
-    topic: String,
+    /// The topic of every record; `None` where a record begins with its own.
+    topic: Option<String>,
     file: File,
     chunk: Vec<u8>,
     records: Records,
@@ -137,7 +140,8 @@ impl TextReader {
         }
         let ending = layout.csv.map_or(Ending::Line, |delimiter| Ending::CsvRecord { delimiter });
         let mut reader = Self {
-            topic: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            topic: (!layout.topics)
+                .then(|| path.file_name().unwrap_or_default().to_string_lossy().into_owned()),
             file,
             chunk: vec![0; CHUNK_BYTES],
             records: Records::new(ending, RECORD_BYTES_MAX),
@@ -221,10 +225,17 @@ impl TextReader {
                 true => record.strip_prefix(BYTE_ORDER_MARK).unwrap_or(record),
                 false => record,
             };
+            let (own_topic, payload) = match (&self.topic, memchr::memchr(b' ', record)) {
+                (None, Some(space)) => (&record[..space], &record[space + 1..]),
+                (None, None) => (record, &[][..]),
+                (Some(_), _) => (&[][..], record),
+            };
             message.truncate(begin);
-            message.extend_from_slice(record);
+            message.extend_from_slice(payload);
+            let own_topic = String::from_utf8_lossy(own_topic);
+            let topic = self.topic.as_deref().unwrap_or(&own_topic);
             let arrival = i64::try_from(self.record).unwrap_or(i64::MAX).saturating_mul(ARRIVAL_STEP_US);
-            self.builder.push(&self.topic, &message, arrival, Duration::ZERO);
+            self.builder.push(topic, &message, arrival, Duration::ZERO);
             self.record += 1;
             portion.ends.push(self.base + self.records.offset());
             if let Some(finder) = &mut self.finder {

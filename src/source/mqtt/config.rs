@@ -255,7 +255,7 @@ pub fn parse_url(url: &str) -> Result<Address, Problem> {
 }
 
 /// Turns topic patterns into MQTT filters, checking them.
-fn filters(topics: &[String], problems: &mut Vec<Problem>) -> Vec<String> {
+pub fn filters(topics: &[String], problems: &mut Vec<Problem>) -> Vec<String> {
     let mut tags_of_first: Option<Vec<&str>> = None;
     let mut filters = Vec::new();
     for (index, topic) in topics.iter().enumerate() {
