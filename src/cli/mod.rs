@@ -2,10 +2,13 @@
 
 pub mod bench;
 pub mod check;
+pub mod decode;
 pub mod demo;
 pub mod files;
+pub mod model;
 pub mod reference;
 pub mod run;
+pub mod tables;
 
 use std::process::ExitCode;
 

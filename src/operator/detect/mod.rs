@@ -14,7 +14,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use self::network::{Gate, Network};
-use self::numbers::{ADDED, is_numeric, output_schema};
+use self::numbers::is_numeric;
+pub(crate) use self::numbers::{ADDED, ModelName, Numbers, output_schema, with_scores};
 use self::robust::{Estimation, HalfLife};
 use self::zscore::RobustZ;
 use crate::core::schema::{TIME, time_type, type_name};

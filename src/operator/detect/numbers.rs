@@ -1,4 +1,4 @@
-//! What both detectors share: columns of a batch as floats, and the columns that a detector adds. Pure.
+//! What both detectors, and scoring on the command line, share: columns of a batch as floats, and the columns that a detector adds. Pure.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::core::schema::tag_type;
 use crate::error::Result;
 
 /// The columns that `detect` adds.
-pub(super) const ADDED: [&str; 3] = ["score", "anomaly", "model"];
+pub(crate) const ADDED: [&str; 3] = ["score", "anomaly", "model"];
 
 /// Whether a column can be scored.
 pub(super) fn is_numeric(data_type: &DataType) -> bool {
@@ -22,7 +22,7 @@ pub(super) fn is_numeric(data_type: &DataType) -> bool {
 }
 
 /// The input's columns and the added ones.
-pub(super) fn output_schema(input: &Schema) -> SchemaRef {
+pub(crate) fn output_schema(input: &Schema) -> SchemaRef {
     let [score, anomaly, model] = ADDED;
     let mut fields: Vec<_> = input.fields().iter().cloned().collect();
     fields.push(Arc::new(Field::new(score, DataType::Float64, true)));
@@ -34,19 +34,19 @@ pub(super) fn output_schema(input: &Schema) -> SchemaRef {
 /// Some columns of the last batch as floats; NaN where a value is null, NaN or infinite. The buffers are kept
 /// from batch to batch and are as long as the longest one.
 #[derive(Debug, Default)]
-pub(super) struct Numbers {
+pub(crate) struct Numbers {
     places: Vec<usize>,
     columns: Vec<Vec<f64>>,
 }
 
 impl Numbers {
     /// Over the columns at these places of the input, in this order.
-    pub(super) fn new(places: Vec<usize>) -> Self {
+    pub(crate) fn new(places: Vec<usize>) -> Self {
         Self { columns: vec![Vec::new(); places.len()], places }
     }
 
     /// Takes the values of a batch.
-    pub(super) fn read(&mut self, batch: &RecordBatch) -> Result<()> {
+    pub(crate) fn read(&mut self, batch: &RecordBatch) -> Result<()> {
         for (place, values) in self.places.iter().zip(&mut self.columns) {
             let array = batch.column(*place);
             match array.data_type() {
@@ -58,7 +58,7 @@ impl Numbers {
     }
 
     /// The values, one slice per column.
-    pub(super) fn columns(&self) -> impl Iterator<Item = &[f64]> {
+    pub(crate) fn columns(&self) -> impl Iterator<Item = &[f64]> {
         self.columns.iter().map(Vec::as_slice)
     }
 
@@ -83,12 +83,12 @@ fn fill(array: &arrow::array::PrimitiveArray<Float64Type>, values: &mut Vec<f64>
 
 /// What stands in the column `model`: one name for all rows of a batch, or null.
 #[derive(Debug, Clone)]
-pub(super) struct ModelName {
+pub(crate) struct ModelName {
     values: ArrayRef,
 }
 
 impl ModelName {
-    pub(super) fn new(name: Option<&str>) -> Self {
+    pub(crate) fn new(name: Option<&str>) -> Self {
         Self { values: Arc::new(StringArray::from_iter_values(name)) }
     }
 
@@ -103,7 +103,7 @@ impl ModelName {
 
 /// The batch with the added columns. A score that is NaN becomes null and is no anomaly; any other is one if
 /// it is above the threshold.
-pub(super) fn with_scores(
+pub(crate) fn with_scores(
     batch: &RecordBatch,
     schema: &SchemaRef,
     scores: Vec<f64>,
