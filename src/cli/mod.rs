@@ -2,12 +2,15 @@
 
 pub mod bench;
 pub mod check;
+pub mod decode;
 pub mod demo;
 pub mod files;
 pub mod infer;
+pub mod model;
 pub mod reference;
 pub mod replay;
 pub mod run;
+pub mod tables;
 
 use std::process::ExitCode;
 
@@ -63,6 +66,10 @@ pub enum Command {
     Check(check::CheckArgs),
     /// Run a pipeline over recorded data, as fast as it goes, sinks to files.
     Replay(replay::ReplayArgs),
+    /// Turn compressed frames back into rows.
+    Decode(decode::DecodeArgs),
+    /// Train, inspect and try models.
+    Model(model::ModelArgs),
     /// Look at sample payloads and write the `format` and `fields` of a source.
     Infer(infer::InferArgs),
     /// Draw the graph of a pipeline.
@@ -126,6 +133,8 @@ pub fn dispatch(cli: Cli) -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::check(&args),
         Command::Replay(args) => replay::replay(&args),
+        Command::Decode(args) => decode::run(&args).map_err(Failure::Error),
+        Command::Model(args) => model::run(&args).map_err(Failure::Error),
         Command::Infer(args) => infer::infer(&args),
         Command::Graph(args) => check::graph(&args),
         Command::Schema => reference::schema(),

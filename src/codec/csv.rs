@@ -287,7 +287,7 @@ pub fn column_names(record: &[u8], delimiter: u8) -> Result<Vec<String>> {
 }
 
 /// The cells of the one record in `line`.
-fn header_names(line: &[u8], delimiter: u8) -> Result<Vec<String>, BadReason> {
+pub fn header_names(line: &[u8], delimiter: u8) -> Result<Vec<String>, BadReason> {
     let (mut names, mut at) = (Vec::new(), 0);
     loop {
         let cell = next_cell(line, at, delimiter)?;

@@ -1,4 +1,6 @@
 //! The operators: one file is one component (config, code, tests). Pure.
 
+pub mod compress;
 pub mod decode;
+pub mod detect;
 pub mod window;

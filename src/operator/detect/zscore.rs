@@ -1,0 +1,146 @@
+//! The detector that needs no model: a robust z-score per key, learning as it goes. Pure.
+
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::datatypes::SchemaRef;
+
+use super::numbers::{ModelName, Numbers, with_scores};
+use super::robust::{Estimate, Estimation, score_column};
+use crate::core::keys::REFUSED;
+use crate::core::{EventTime, Keys, Operator, Output, StateReader, StateWriter, schema};
+use crate::error::{Error, Result};
+
+/// The name of the method, in the configuration and in the column `model`.
+pub(super) const NAME: &str = "robust_z";
+
+/// The running part.
+pub(super) struct RobustZ {
+    estimation: Estimation,
+    threshold: f64,
+    keys: Keys,
+    /// Where the columns of the key stand in the input.
+    by: Vec<usize>,
+    numbers: Numbers,
+    /// Per scored column the estimates of all keys, by the key's id.
+    estimates: Vec<Vec<Estimate>>,
+    schema: SchemaRef,
+    name: ModelName,
+    key_columns: Vec<ArrayRef>,
+    ids: Vec<u32>,
+}
+
+impl RobustZ {
+    /// Scores the columns at `columns`, for each key of the columns at `by`; `schema` is the output's.
+    pub(super) fn new(
+        estimation: Estimation,
+        threshold: f64,
+        keys: Keys,
+        by: Vec<usize>,
+        columns: Vec<usize>,
+        schema: SchemaRef,
+    ) -> Self {
+        Self {
+            estimation,
+            threshold,
+            keys,
+            by,
+            estimates: vec![Vec::new(); columns.len()],
+            numbers: Numbers::new(columns),
+            schema,
+            name: ModelName::new(Some(NAME)),
+            key_columns: Vec::new(),
+            ids: Vec::new(),
+        }
+    }
+
+    /// Forgets what is known of some keys.
+    fn forget(&mut self, ids: &[u32]) {
+        for estimates in &mut self.estimates {
+            for id in ids {
+                if let Some(estimate) = estimates.get_mut(*id as usize) {
+                    *estimate = Estimate::default();
+                }
+            }
+        }
+    }
+
+    /// Scores the rows from one to another, whose ids are known.
+    fn score(&mut self, from: usize, to: usize, times: &[i64], scores: &mut [f64]) {
+        let keys = self.keys.capacity();
+        for (values, estimates) in self.numbers.columns().zip(&mut self.estimates) {
+            if estimates.len() < keys {
+                estimates.resize(keys, Estimate::default());
+            }
+            let (values, times) = (&values[from..to], &times[from..to]);
+            score_column(
+                self.estimation,
+                values,
+                times,
+                &self.ids[from..to],
+                estimates,
+                &mut scores[from..to],
+            );
+        }
+    }
+
+    /// Counts the rows without a score by why they have none.
+    fn count_unscored(&self, scores: &[f64], out: &mut Output) {
+        let (mut refused, mut missing, mut warming) = (0, 0, 0);
+        for (row, (score, id)) in scores.iter().zip(&self.ids).enumerate() {
+            match score.is_nan() {
+                false => {}
+                true if *id == REFUSED => refused += 1,
+                true if self.numbers.is_missing(row) => missing += 1,
+                true => warming += 1,
+            }
+        }
+        out.count("unscored_rows", "max_keys", refused);
+        out.count("unscored_rows", "missing_values", missing);
+        out.count("unscored_rows", "warm_up", warming);
+    }
+}
+
+impl Operator for RobustZ {
+    fn process(&mut self, _port: usize, batch: RecordBatch, out: &mut Output) -> Result<()> {
+        let times = schema::times(&batch)?.values();
+        self.numbers.read(&batch)?;
+        self.key_columns.clear();
+        self.key_columns.extend(self.by.iter().map(|place| ArrayRef::clone(batch.column(*place))));
+        self.ids.clear();
+        let mut scores = vec![f64::NAN; batch.num_rows()];
+        let (mut from, mut evicted_keys) = (0, 0);
+        while from < times.len() {
+            let to = self.keys.resolve(&self.key_columns, times, from, &mut self.ids);
+            self.score(from, to, times, &mut scores);
+            let evicted = self.keys.take_evicted();
+            evicted_keys += evicted.len() as u64;
+            self.forget(&evicted);
+            from = to;
+        }
+        out.count("evicted_keys", "", evicted_keys);
+        self.count_unscored(&scores, out);
+        out.emit(0, with_scores(&batch, &self.schema, scores, self.threshold, &self.name)?);
+        Ok(())
+    }
+
+    fn watermark(&mut self, to: EventTime, _out: &mut Output) -> Result<()> {
+        let gone = self.keys.expire(to);
+        self.forget(&gone);
+        Ok(())
+    }
+
+    fn save(&self, state: &mut StateWriter) {
+        self.keys.save(state);
+        state.value(&self.estimates);
+    }
+
+    fn load(&mut self, state: &mut StateReader<'_>) -> Result<()> {
+        self.keys.load(state)?;
+        let estimates: Vec<Vec<Estimate>> = state.value()?;
+        let fits = |estimates: &Vec<Estimate>| estimates.len() <= self.keys.capacity();
+        if estimates.len() != self.estimates.len() || !estimates.iter().all(fits) {
+            return Err(Error::state("saved estimates do not fit the columns and keys"));
+        }
+        self.estimates = estimates;
+        Ok(())
+    }
+}
