@@ -234,6 +234,8 @@ pub trait SourceConfig: DeserializeOwned + JsonSchema + 'static {
     const TYPE: &'static str;
     /// Bodies of `[source.x]` without `type`.
     const EXAMPLES: &'static [&'static str];
+    /// A key with which the source gives the graph no rows, so that nothing need read from it.
+    const ALONE_WITH: Option<&'static str> = None;
 
     /// Checks and builds; touches nothing (only `open` does).
     ///
@@ -272,6 +274,8 @@ pub struct ComponentType<B> {
     pub name: &'static str,
     /// How many inputs it takes; none for sources.
     pub inputs: Option<Inputs>,
+    /// For sources: a key with which it gives no rows, so that nothing need read from it.
+    pub alone_with: Option<&'static str>,
     /// Example bodies.
     pub examples: &'static [&'static str],
     /// The JSON Schema of its config struct, doc comments included.
@@ -303,6 +307,7 @@ impl Registry {
         self.sources.push(ComponentType {
             name: C::TYPE,
             inputs: None,
+            alone_with: C::ALONE_WITH,
             examples: C::EXAMPLES,
             schema: || schema_for!(C),
             build: |table, context| parse::<C>(table)?.build(context),
@@ -316,6 +321,7 @@ impl Registry {
         self.operators.push(ComponentType {
             name: C::TYPE,
             inputs: Some(C::INPUTS),
+            alone_with: None,
             examples: C::EXAMPLES,
             schema: || schema_for!(C),
             build: |table, context| parse::<C>(table)?.build(context),
@@ -329,6 +335,7 @@ impl Registry {
         self.sinks.push(ComponentType {
             name: C::TYPE,
             inputs: Some(Inputs::Many),
+            alone_with: None,
             examples: C::EXAMPLES,
             schema: || schema_for!(C),
             build: |table, context| parse::<C>(table)?.build(context),

@@ -59,7 +59,7 @@ pub(super) fn wire<'t>(declared: &Declared<'t>, registry: &Registry, report: &mu
     let all_known =
         components.iter().all(|component| component.role == Role::Source || component.inputs.is_some());
     if report_ends(declared, report) && all_known {
-        report_unused(&resolver, report);
+        report_unused(&resolver, registry, report);
     }
     Wires { links, order }
 }
@@ -241,7 +241,7 @@ fn report_ends(declared: &Declared<'_>, report: &mut Report) -> bool {
 }
 
 /// Every source and operator must be read by something. An input that is wrong otherwise still counts.
-fn report_unused(resolver: &Resolver<'_, '_>, report: &mut Report) {
+fn report_unused(resolver: &Resolver<'_, '_>, registry: &Registry, report: &mut Report) {
     let mut read = resolver.meant.clone();
     for component in resolver.components {
         let names = component.inputs.iter().flatten().filter_map(|input| input.text()?.split('.').next());
@@ -249,7 +249,13 @@ fn report_unused(resolver: &Resolver<'_, '_>, report: &mut Report) {
     }
     for (index, component) in resolver.components.iter().enumerate() {
         let same_name = resolver.names.get(component.name) != Some(&index);
-        if component.role != Role::Sink && !read.contains(&index) && !same_name {
+        let alone = registry
+            .sources
+            .iter()
+            .filter(|source| component.role == Role::Source && component.kind == Some(source.name))
+            .filter_map(|source| source.alone_with)
+            .any(|key| component.own.contains_key(key));
+        if component.role != Role::Sink && !read.contains(&index) && !same_name && !alone {
             let word = component.role.word();
             let message = format!("nothing reads from the {word} `{}`", component.name);
             let help = format!(

@@ -131,4 +131,9 @@ pub trait Sink: Send {
     async fn end(&mut self) -> Result<()> {
         Ok(())
     }
+
+    /// What the sink has counted since the last call, e.g. rows that a peer refused.
+    fn take_counts(&mut self) -> Vec<(Count, u64)> {
+        Vec::new()
+    }
 }

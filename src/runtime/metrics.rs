@@ -221,6 +221,10 @@ fn collect(metrics: &PipelineMetrics, families: &mut Families) {
                 count.load(Relaxed) as f64,
             );
         }
+        let others = sink.others.lock().map(|others| others.clone()).unwrap_or_default();
+        for (count, by) in others {
+            add_count(&mut add, name, count, by);
+        }
     }
     let engine = metrics.engine_stats();
     let wall = wall().micros();

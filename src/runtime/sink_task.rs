@@ -1,12 +1,13 @@
 //! The task around one sink: deliveries in order, positions back at every barrier.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::mpsc;
 
 use super::wire::{Delivery, Report, SinkOrder, report_failure};
-use crate::core::{Position, Sink};
+use crate::core::{Count, Position, Sink};
 use crate::error::Result;
 
 /// What a sink has taken so far.
@@ -16,6 +17,16 @@ pub struct SinkCounters {
     pub rows: AtomicU64,
     /// Batches written.
     pub batches: AtomicU64,
+    /// What the sink itself counts.
+    pub others: Mutex<BTreeMap<Count, u64>>,
+}
+
+impl SinkCounters {
+    fn add(&self, counts: Vec<(Count, u64)>) {
+        if let (false, Ok(mut others)) = (counts.is_empty(), self.others.lock()) {
+            counts.into_iter().for_each(|(count, by)| *others.entry(count).or_default() += by);
+        }
+    }
 }
 
 /// What a sink task needs besides its sink.
@@ -68,10 +79,12 @@ async fn deliver(sink: &mut dyn Sink, delivery: Delivery, lines: &SinkLines) -> 
             sink.write(id, batch).await?;
             lines.counters.rows.fetch_add(rows, Ordering::Relaxed);
             lines.counters.batches.fetch_add(1, Ordering::Relaxed);
+            lines.counters.add(sink.take_counts());
             Ok(())
         }
         Delivery::Barrier(epoch) => {
             let position = sink.flush(epoch).await?;
+            lines.counters.add(sink.take_counts());
             let _ = lines.reports.send(Report::Flushed { sink: lines.sink, epoch, position });
             Ok(())
         }

@@ -9,7 +9,7 @@ use reqwest::{Client, Response, StatusCode, Url};
 use tracing::{debug, info, warn};
 
 use super::body::{Bodies, Per};
-use crate::core::{DeliveryId, Epoch, Position, Sink};
+use crate::core::{Count, DeliveryId, Epoch, Position, Sink};
 use crate::error::{Error, Result};
 use crate::net::backoff::Backoff;
 use crate::net::tls::TlsSettings;
@@ -62,6 +62,7 @@ pub struct HttpSink {
     last: Option<DeliveryId>,
     requests_refused: u64,
     rows_refused: u64,
+    rows_refused_untold: u64,
 }
 
 /// What became of one try.
@@ -76,7 +77,14 @@ enum Answer {
 impl HttpSink {
     /// Not open yet.
     pub fn new(settings: HttpSettings) -> Self {
-        Self { settings, client: None, last: None, requests_refused: 0, rows_refused: 0 }
+        Self {
+            settings,
+            client: None,
+            last: None,
+            requests_refused: 0,
+            rows_refused: 0,
+            rows_refused_untold: 0,
+        }
     }
 
     fn client(&self) -> Result<Client> {
@@ -148,6 +156,7 @@ impl HttpSink {
     fn refused(&mut self, status: StatusCode, answer: &str, rows: usize) {
         self.requests_refused += 1;
         self.rows_refused += rows as u64;
+        self.rows_refused_untold += rows as u64;
         // A server that refuses everything must not fill the disk with log lines.
         if self.requests_refused.is_power_of_two() {
             warn!(
@@ -185,8 +194,16 @@ fn in_full(error: &dyn std::error::Error) -> String {
 
 async fn judge(mut response: Response) -> Answer {
     let status = response.status();
+    // A wrong token or path is the gateway's or the server's to mend, and no fault of these rows.
     let later = status.is_server_error()
-        || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT);
+        || matches!(
+            status,
+            StatusCode::TOO_MANY_REQUESTS
+                | StatusCode::REQUEST_TIMEOUT
+                | StatusCode::UNAUTHORIZED
+                | StatusCode::FORBIDDEN
+                | StatusCode::NOT_FOUND
+        );
     let asked = retry_after(response.headers(), crate::clock::wall().0);
     let mut answer = Vec::new();
     // An answer that breaks off says as much as one that ends.
@@ -221,6 +238,11 @@ fn retry_after(headers: &HeaderMap, now_us: i64) -> Option<Duration> {
 
 #[async_trait]
 impl Sink for HttpSink {
+    fn take_counts(&mut self) -> Vec<(Count, u64)> {
+        let rows = std::mem::take(&mut self.rows_refused_untold);
+        if rows > 0 { vec![(Count { what: "refused_deliveries", reason: "" }, rows)] } else { Vec::new() }
+    }
+
     async fn open(&mut self, _committed: Option<&Position>) -> Result<()> {
         // What was sent behind the committed position is sent again under the same keys.
         self.client = Some(self.client()?);

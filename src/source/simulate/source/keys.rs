@@ -381,6 +381,7 @@ impl SimulateConfig {
 
 impl SourceConfig for SimulateConfig {
     const TYPE: &'static str = "simulate";
+    const ALONE_WITH: Option<&'static str> = Some("publish");
     const EXAMPLES: &'static [&'static str] = &[
         r#"profile = "press-line"
 devices = 20
