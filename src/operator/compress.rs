@@ -31,7 +31,7 @@ use crate::units::{Period, Size};
 ///
 /// Emitted columns: `time` (the latest time of the frame's rows, or the watermark where that is later: a frame is
 /// never late), `rows` (how many are inside), `raw_bytes` (what these rows take uncompressed, in Arrow's columnar
-/// layout; as JSON text they would be some 2 to 4 times that) and `frame` (the bytes).
+/// layout; as JSON text they would be about three times that) and `frame` (the bytes).
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CompressConfig {
