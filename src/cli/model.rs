@@ -462,7 +462,7 @@ mod tests {
         assert_eq!(report, format!("600 rows, {anomalies} anomalies, 12 without a score\n"));
         assert!(lines[7]["score"].is_null() && lines[7]["model"] == id.short().as_str());
         assert!(lines[8]["score"].as_f64().is_some_and(|score| score >= 0.0) && lines[8]["device"] == "pump");
-        assert_eq!(lines[8]["time"], "2023-11-14T22:13:28Z");
+        assert_eq!(lines[8]["time"], "2023-11-14T22:13:28.000000Z");
     }
 
     #[test]
@@ -486,7 +486,7 @@ mod tests {
             score_on(&["score", &model, &path(from), "--to", "csv", "-o", &path("d.csv")]).1.unwrap();
             assert_eq!(read("d.csv"), read("a.csv"), "{from}");
         }
-        let all = ["score", &model, &data, "--threshold", "-1", "-o", &path("e")];
+        let all = ["score", &model, &data, "--threshold=-1", "-o", &path("e")];
         assert_eq!(score_on(&all).0, "600 rows, 588 anomalies, 12 without a score\n");
     }
 
