@@ -3,4 +3,8 @@
 pub mod compress;
 pub mod decode;
 pub mod detect;
+pub mod filter;
 pub mod window;
+
+#[cfg(test)]
+mod testing;
