@@ -4,6 +4,7 @@ pub mod compress;
 pub mod decode;
 pub mod detect;
 pub mod filter;
+pub mod select;
 pub mod window;
 
 #[cfg(test)]
