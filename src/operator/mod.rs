@@ -2,6 +2,7 @@
 
 pub mod compress;
 pub mod decode;
+pub mod dedup;
 pub mod detect;
 pub mod filter;
 pub mod select;
