@@ -5,6 +5,7 @@ pub mod decode;
 pub mod dedup;
 pub mod detect;
 pub mod filter;
+pub mod pivot;
 pub mod select;
 pub mod union;
 pub mod window;
