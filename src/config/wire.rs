@@ -254,7 +254,7 @@ fn report_unused(resolver: &Resolver<'_, '_>, registry: &Registry, report: &mut 
             .iter()
             .filter(|source| component.role == Role::Source && component.kind == Some(source.name))
             .filter_map(|source| source.alone_with)
-            .any(|key| component.own.contains_key(key));
+            .any(|key| component.own.entry(key).is_some());
         if component.role != Role::Sink && !read.contains(&index) && !same_name && !alone {
             let word = component.role.word();
             let message = format!("nothing reads from the {word} `{}`", component.name);
