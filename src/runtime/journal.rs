@@ -52,6 +52,8 @@ pub fn spawn(log: Log, replay: Replay, lines: JournalLines) -> Result<std::threa
 }
 
 fn drive(mut log: Log, replay: Replay, mut lines: JournalLines) -> Result<()> {
+    // What was in doubt when the log was opened is safe before anything follows from it.
+    sync(&mut log);
     let Some(replayed) = give_again(&mut log, replay, &lines.engine)? else { return Ok(()) };
     if lines.replayed.send(replayed).is_err() {
         return Ok(());

@@ -1,0 +1,552 @@
+//! A whole world from one seed: readings are published, a process handles them and dies at any step, disks tear
+//! and fail, sinks stall, clocks jump, models change; and in the end everything must be as if nothing had been. Pure.
+//!
+//! What is held, at every step or at the end:
+//! - every acknowledged reading is delivered, and nothing is that was not published;
+//! - the file has exactly what [`Oracle`] says, once, in the order of the log; so has the receiver, by the
+//!   deliveries' names (without a log: at least that); a fresh engine on the same records says the same;
+//! - what was said to be safe comes back after any crash, and the same record never comes back as another;
+//! - epochs commit in order, few at a time, each with the file exactly where its cut was;
+//! - every queue and the log stay within their bounds, and monotonic time never goes back;
+//! - once faults stop, a fresh reading arrives, everything is acknowledged, and a stop ends, within bounded steps.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use super::cells;
+use super::dice::Dice;
+use super::oracle::{Accepted, Oracle};
+use super::outside::{Broker, Manner, Sink};
+use super::plant::{self, Guest, LEFT_OUT, REFUSED_FACTOR, Reading, SOURCES};
+use super::shell::{Fall, Shell, Surroundings};
+use crate::core::{Effect, Engine, Event};
+use crate::store::Memory;
+use crate::store::memory::Faults;
+
+/// Steps with faults.
+const STEPS_MAX: usize = 1600;
+/// Steps within which a fresh reading must arrive after faults have stopped, all must be acknowledged, and a stop
+/// must end. Each takes a few hundred on the way.
+const CALM_STEPS_MAX: usize = 20_000;
+/// Devices of each source.
+const DEVICES: usize = 3;
+/// Where event time and the wall clock begin, µs: November 2023.
+const BEGIN_US: i64 = 1_700_000_000_000_000;
+
+/// A mistake to be made on purpose, so that the world's own sight is tested.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bug {
+    /// Sources acknowledge what is appended and not yet synced.
+    AcknowledgeBeforeSync,
+    /// At a cut the state is saved first, and then the change is made.
+    SnapshotBeforeChange,
+    /// A sink says that it has flushed and has not.
+    CommitWithoutFlush,
+    /// The file is not cut to the committed position when it is opened again.
+    TruncationIgnored,
+    /// A replay begins one record late.
+    ReplayFromWrongOffset,
+    /// The engine gets records before they are synced.
+    EffectsBeforeSync,
+    /// After a restart the epochs that the log holds behind the checkpoint are forgotten.
+    ForgetUnflushedEpochs,
+}
+
+impl Bug {
+    /// Every mistake there is.
+    pub const ALL: [Self; 7] = [
+        Self::AcknowledgeBeforeSync,
+        Self::SnapshotBeforeChange,
+        Self::CommitWithoutFlush,
+        Self::TruncationIgnored,
+        Self::ReplayFromWrongOffset,
+        Self::EffectsBeforeSync,
+        Self::ForgetUnflushedEpochs,
+    ];
+}
+
+/// What kind of world.
+#[derive(Clone, Copy, Default)]
+pub struct Options<'a> {
+    /// A mistake on purpose.
+    pub bug: Option<Bug>,
+    /// With or without a log; else chance decides.
+    pub log: Option<bool>,
+    /// An operator of the house that runs beside the plant's own.
+    pub guest: Option<&'a Guest<'a>>,
+}
+
+/// A promise that was broken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Which, and how.
+    pub what: String,
+    /// At which step.
+    pub step: usize,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "at step {}: {}", self.step, self.what)
+    }
+}
+
+impl std::error::Error for Violation {}
+
+/// What happened in a world, so that a test can see that something did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Readings published.
+    pub readings: u64,
+    /// Records accepted in the order that counts.
+    pub records: u64,
+    /// Times the power went.
+    pub power_cuts: u64,
+    /// Times the process died otherwise: killed, or failed by a disk.
+    pub deaths: u64,
+    /// Epochs committed.
+    pub commits: u64,
+    /// Models that were sent to the plant.
+    pub models: u64,
+    /// Models that were refused.
+    pub refused: u64,
+    /// Readings that came more than once.
+    pub duplicates: u64,
+    /// Deliveries that have arrived at all sinks.
+    pub deliveries: u64,
+    /// Times a full log held the sources back.
+    pub log_full: u64,
+}
+
+impl std::ops::AddAssign for Summary {
+    fn add_assign(&mut self, other: Self) {
+        self.readings += other.readings;
+        self.records += other.records;
+        self.power_cuts += other.power_cuts;
+        self.deaths += other.deaths;
+        self.commits += other.commits;
+        self.models += other.models;
+        self.refused += other.refused;
+        self.duplicates += other.duplicates;
+        self.deliveries += other.deliveries;
+        self.log_full += other.log_full;
+    }
+}
+
+/// What can happen next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Act {
+    Publish,
+    Receive,
+    Acknowledge,
+    Coordinate,
+    Keep,
+    Run,
+    Deliver,
+    Save,
+    Time,
+    Power,
+    Kill,
+    Disconnect,
+    Disk,
+    Clock,
+    Model,
+    Stall,
+}
+
+/// How often each act happens, in relation to the others.
+const WEIGHTS: [(Act, usize); 16] = [
+    (Act::Publish, 160),
+    (Act::Receive, 140),
+    (Act::Acknowledge, 60),
+    (Act::Coordinate, 220),
+    (Act::Keep, 180),
+    (Act::Run, 220),
+    (Act::Deliver, 200),
+    (Act::Save, 30),
+    (Act::Time, 60),
+    (Act::Power, 4),
+    (Act::Kill, 4),
+    (Act::Disconnect, 5),
+    (Act::Disk, 6),
+    (Act::Clock, 6),
+    (Act::Model, 12),
+    (Act::Stall, 10),
+];
+
+impl Act {
+    fn is_fault(self) -> bool {
+        matches!(
+            self,
+            Self::Power
+                | Self::Kill
+                | Self::Disconnect
+                | Self::Disk
+                | Self::Clock
+                | Self::Model
+                | Self::Stall
+        )
+    }
+}
+
+/// A world before it has begun.
+pub struct World<'a> {
+    around: Surroundings,
+    shell: Option<Shell>,
+    guest: Option<&'a Guest<'a>>,
+    /// Which acts happen in this world: not every world has every fault, or the frequent ones hide the rare.
+    acts: Vec<(Act, usize)>,
+    event_us: i64,
+    counts: [[i64; DEVICES]; SOURCES.len()],
+    step: usize,
+    summary: Summary,
+}
+
+impl<'a> World<'a> {
+    /// The world of a seed.
+    pub fn new(seed: u64, options: Options<'a>) -> Self {
+        let mut dice = Dice::new(seed);
+        let acts =
+            WEIGHTS.into_iter().filter(|(act, _)| !act.is_fault() || dice.happens(750)).collect::<Vec<_>>();
+        let has_log = options.log.unwrap_or_else(|| dice.happens(750));
+        let mut sinks = vec![Sink::new(Manner::Truncating), Sink::new(Manner::Naming)];
+        sinks.extend(options.guest.map(|_| Sink::new(Manner::Naming)));
+        let around = Surroundings {
+            checkpoint: Duration::from_millis(500 + 500 * dice.below(20) as u64),
+            dice,
+            bug: options.bug,
+            has_log,
+            memory: Memory::new(),
+            brokers: [Broker::default(), Broker::default()],
+            stalled: vec![false; sinks.len() + 1],
+            sinks,
+            wall_us: BEGIN_US,
+            incarnation: 0,
+            accepted: BTreeMap::new(),
+            safe: 0,
+            commits: Vec::new(),
+            refused: 0,
+            log_full: 0,
+        };
+        Self {
+            around,
+            shell: None,
+            guest: options.guest,
+            acts,
+            event_us: BEGIN_US,
+            counts: [[0; DEVICES]; SOURCES.len()],
+            step: 0,
+            summary: Summary::default(),
+        }
+    }
+
+    /// Lives through the world and says what happened.
+    ///
+    /// # Errors
+    /// The first promise that is broken.
+    pub fn run(mut self) -> Result<Summary, Violation> {
+        let outcome = self.live().and_then(|()| self.verify());
+        outcome.map_err(|violation| Violation { step: self.step, ..violation })?;
+        Ok(self.summary)
+    }
+
+    fn live(&mut self) -> Result<(), Violation> {
+        let steps = STEPS_MAX / 2 + self.around.dice.below(STEPS_MAX / 2);
+        for _ in 0..steps {
+            self.step()?;
+        }
+        self.acts.retain(|(act, _)| !act.is_fault() && *act != Act::Publish);
+        self.around.memory.set_faults(Faults::default());
+        self.around.stalled.fill(false);
+        let fresh: Vec<Reading> = (0..SOURCES.len()).map(|source| self.publish(source, 1)).collect();
+        let rows: Vec<(String, i64)> =
+            fresh.into_iter().map(|reading| (reading.device, reading.seq)).collect();
+        self.until("a fresh reading arrives", |world| {
+            let ledger = &world.around.sinks[0];
+            rows.iter().all(|(device, seq)| ledger.has(&format!(", {device:?}, {seq}, ")))
+        })?;
+        self.until("everything is acknowledged", |world| world.around.brokers.iter().all(Broker::is_done))?;
+        if let Some(shell) = &mut self.shell {
+            shell.stop(&self.around);
+        }
+        self.until("the stop is committed", |world| world.shell.as_ref().is_some_and(|shell| shell.finished))
+    }
+
+    fn until(&mut self, what: &str, reached: impl Fn(&Self) -> bool) -> Result<(), Violation> {
+        let last = self.step + CALM_STEPS_MAX;
+        while !reached(self) {
+            if self.step > last {
+                let waits = self.shell.as_ref().map_or_else(|| "no process".to_owned(), Shell::waits_for);
+                let brokers: Vec<String> = self.around.brokers.iter().map(Broker::stands).collect();
+                return Err(Violation::of(format!(
+                    "not within {CALM_STEPS_MAX} steps: {what}; it waits: {waits}; brokers {brokers:?}"
+                )));
+            }
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    fn step(&mut self) -> Result<(), Violation> {
+        self.step += 1;
+        let act = self.choose();
+        match self.outside(act) {
+            true => Ok(()),
+            false => match self.inside(act) {
+                Ok(()) => Ok(()),
+                Err(Fall::Died) => {
+                    self.die(false);
+                    Ok(())
+                }
+                Err(Fall::Breach(violation)) => Err(violation),
+            },
+        }
+    }
+
+    fn choose(&mut self) -> Act {
+        let total = self.acts.iter().map(|(_, weight)| weight).sum();
+        let mut roll = self.around.dice.below(total);
+        for (act, weight) in &self.acts {
+            if roll < *weight {
+                return *act;
+            }
+            roll -= weight;
+        }
+        Act::Time
+    }
+
+    /// What happens whether or not a process runs; false if it is for the process.
+    fn outside(&mut self, act: Act) -> bool {
+        let dice = &mut self.around.dice;
+        match act {
+            Act::Publish => {
+                let (source, value) = (dice.below(SOURCES.len()), dice.below(100) as i64);
+                self.publish(source, value);
+            }
+            Act::Time => {
+                let passed = 1 + dice.below(800_000) as u64;
+                self.event_us += passed as i64;
+                self.around.wall_us += passed as i64;
+                if let Some(shell) = &mut self.shell {
+                    shell.mono += Duration::from_micros(passed);
+                }
+            }
+            Act::Clock => self.around.wall_us += dice.below(7_200_000_000) as i64 - 3_600_000_000,
+            Act::Power => self.die(true),
+            Act::Kill => self.die(false),
+            Act::Disk => {
+                let after = Some(dice.below(6) as u64);
+                let mut faults = Faults::default();
+                match dice.below(3) {
+                    0 => faults.fail_sync_after = after,
+                    1 => faults.fail_after = after,
+                    _ => faults.fail_reads = 1,
+                }
+                self.around.memory.set_faults(faults);
+            }
+            Act::Disconnect => {
+                let source = dice.below(SOURCES.len());
+                self.around.brokers[source].connect();
+            }
+            Act::Stall => {
+                let who = dice.below(self.around.stalled.len());
+                self.around.stalled[who] ^= true;
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// What the process does next. Without one, one starts sooner or later.
+    fn inside(&mut self, act: Act) -> Result<(), Fall> {
+        let around = &mut self.around;
+        let Some(shell) = &mut self.shell else {
+            if around.dice.happens(300) {
+                self.shell = Some(Shell::open(around, self.guest)?);
+            }
+            return Ok(());
+        };
+        let (source, sink) = (around.dice.below(SOURCES.len()), around.dice.below(around.sinks.len()));
+        match act {
+            Act::Receive => shell.receive(around, source)?,
+            Act::Acknowledge => shell.acknowledge(around, source)?,
+            Act::Coordinate => shell.coordinate(around)?,
+            Act::Keep => shell.keep(around)?,
+            Act::Run => shell.run(around)?,
+            Act::Deliver => shell.deliver(around, sink)?,
+            Act::Save => shell.save(around)?,
+            Act::Model => shell.request(1 + around.dice.below(usize::from(REFUSED_FACTOR)) as u8),
+            _ => {}
+        }
+        shell.check_bounds()
+    }
+
+    fn die(&mut self, power: bool) {
+        let dice = &mut self.around.dice;
+        if power {
+            self.summary.power_cuts += 1;
+            self.around.memory.crash(dice.roll());
+        } else if self.shell.is_some() {
+            self.summary.deaths += 1;
+        }
+        self.shell = None;
+        for sink in &mut self.around.sinks {
+            sink.die(dice, power);
+        }
+    }
+
+    /// A device publishes a reading: mostly in order of time, now and then late.
+    fn publish(&mut self, source: usize, value: i64) -> Reading {
+        let dice = &mut self.around.dice;
+        let number = dice.below(DEVICES);
+        let behind = if dice.happens(100) { dice.below(9_000_000) } else { dice.below(500_000) };
+        self.counts[source][number] += 1;
+        let reading = Reading {
+            time: self.event_us - behind as i64,
+            device: format!("{}-{number}", SOURCES[source]),
+            seq: self.counts[source][number],
+            value,
+        };
+        self.around.brokers[source].messages.push(reading.clone());
+        self.summary.readings += 1;
+        reading
+    }
+
+    /// The end of the world: everything against the oracle, a fresh engine, and what was published.
+    fn verify(&mut self) -> Result<(), Violation> {
+        self.verify_accepted()?;
+        let due = self.due();
+        let again = self.again()?;
+        let has_log = self.around.has_log;
+        for (sink, expected) in again.iter().enumerate() {
+            if let Some(due) = due.get(sink)
+                && due != expected
+            {
+                return Err(differ("an engine that never failed and the oracle", sink, expected, due));
+            }
+            let mut actual = self.around.sinks[sink].by_offset()?;
+            if !has_log && sink > 0 {
+                // What an earlier incarnation delivered and did not commit stays with the receiver.
+                actual.retain(|offset, _| expected.contains_key(offset));
+            }
+            if actual != *expected {
+                return Err(differ("what was delivered and the oracle", sink, &actual, expected));
+            }
+            self.summary.deliveries += self.around.sinks[sink].len() as u64;
+        }
+        self.verify_acknowledged(due.first())?;
+        self.verify_commits()
+    }
+
+    /// The accepted records are whole, in order, and hold only what was published.
+    fn verify_accepted(&mut self) -> Result<(), Violation> {
+        let published: BTreeSet<&Reading> =
+            self.around.brokers.iter().flat_map(|broker| &broker.messages).collect();
+        let mut seen = BTreeSet::new();
+        let mut mono = Duration::ZERO;
+        for (expected, (offset, entry)) in (0..).zip(&self.around.accepted) {
+            if *offset != expected || entry.now.mono < mono {
+                return Err(Violation::of(format!(
+                    "record {offset} at {:?} comes after {expected} others and {mono:?}",
+                    entry.now.mono
+                )));
+            }
+            mono = entry.now.mono;
+            match &entry.accepted {
+                Accepted::Messages { readings, .. } => {
+                    if let Some(invented) = readings.iter().find(|reading| !published.contains(reading)) {
+                        return Err(Violation::of(format!("nobody published {invented:?}")));
+                    }
+                    let new = readings.iter().filter(|reading| seen.insert(*reading)).count();
+                    self.summary.duplicates += (readings.len() - new) as u64;
+                }
+                Accepted::Cut { factor: Some(_) } => self.summary.models += 1,
+                Accepted::Cut { factor: None } | Accepted::Tick => {}
+            }
+        }
+        self.summary.records = self.around.accepted.len() as u64;
+        self.summary.refused = self.around.refused;
+        self.summary.log_full = self.around.log_full;
+        Ok(())
+    }
+
+    /// By sink and offset: what the oracle says.
+    fn due(&self) -> [BTreeMap<u64, Vec<String>>; 2] {
+        let mut oracle = Oracle::new();
+        let mut due = [BTreeMap::new(), BTreeMap::new()];
+        for (offset, entry) in &self.around.accepted {
+            let rows = oracle.accept(entry.now, &entry.accepted);
+            for (due, rows) in due.iter_mut().zip(rows).filter(|(_, rows)| !rows.is_empty()) {
+                due.insert(*offset, rows);
+            }
+        }
+        due
+    }
+
+    /// By sink and offset: what an engine says that is given the same records and never fails.
+    fn again(&self) -> Result<Vec<BTreeMap<u64, Vec<String>>>, Violation> {
+        let (mut engine, _) = Engine::new(plant::graph(self.guest)?, None)?;
+        let mut said = vec![BTreeMap::<u64, Vec<String>>::new(); self.around.sinks.len()];
+        for (offset, entry) in &self.around.accepted {
+            engine.handle(entry.now, entry.record.clone())?;
+            while let Some(effect) = engine.poll() {
+                if let Effect::Emit { sink, event: Event::Batch(batch) } = effect {
+                    said[sink].entry(*offset).or_default().extend(cells::rows(&batch)?);
+                }
+            }
+        }
+        Ok(said)
+    }
+
+    /// Whatever a broker may forget is in the file, unless the plant leaves it out.
+    fn verify_acknowledged(&self, ledger: Option<&BTreeMap<u64, Vec<String>>>) -> Result<(), Violation> {
+        let rows: BTreeSet<(&str, &str)> = ledger
+            .into_iter()
+            .flat_map(BTreeMap::values)
+            .flatten()
+            .filter_map(|row| {
+                let mut cells = row.split(", ").skip(1);
+                Some((cells.next()?, cells.next()?))
+            })
+            .collect();
+        for broker in &self.around.brokers {
+            let kept = broker.messages.iter().take(broker.acknowledged);
+            for reading in kept.filter(|reading| reading.value % LEFT_OUT != 0) {
+                let (device, seq) = (format!("{:?}", reading.device), reading.seq.to_string());
+                if !rows.contains(&(device.as_str(), seq.as_str())) {
+                    return Err(Violation::of(format!("acknowledged and not delivered: {reading:?}")));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Every commit had the file exactly where its cut was.
+    fn verify_commits(&mut self) -> Result<(), Violation> {
+        let file = &self.around.sinks[0];
+        for (epoch, offset, position) in &self.around.commits {
+            let stood: usize = position.get()?;
+            let before = file.deliveries_before(*offset);
+            if stood != before {
+                return Err(Violation::of(format!(
+                    "epoch {epoch} cut before record {offset} with {stood} deliveries in the file, not {before}"
+                )));
+            }
+        }
+        self.summary.commits = self.around.commits.len() as u64;
+        Ok(())
+    }
+}
+
+fn differ(
+    what: &str,
+    sink: usize,
+    left: &BTreeMap<u64, Vec<String>>,
+    right: &BTreeMap<u64, Vec<String>>,
+) -> Violation {
+    let offsets: BTreeSet<&u64> = left.keys().chain(right.keys()).collect();
+    let first = offsets.into_iter().find(|offset| left.get(offset) != right.get(offset));
+    let (left, right) = (first.and_then(|at| left.get(at)), first.and_then(|at| right.get(at)));
+    Violation::of(format!("{what} differ at sink {sink}, record {first:?}: {left:?} and {right:?}"))
+}
