@@ -2,111 +2,38 @@
 //!
 //! The order of things is that of `runtime`: stamp, append, sync, acknowledge, engine, sinks; snapshot and flushed
 //! positions make a commit; the commit makes room in the log. What decides is the production code itself:
-//! [`Sequencer`], [`journal`], [`Log`], [`Engine`], [`recovery`]. Here are only the queues between them. Pure.
+//! [`Sequencer`], `store::journal`, `store::log`, [`Engine`], [`recovery`]. Here are only the queues between them. Pure.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
 
+use super::around::{Step, Surroundings, breach, note};
 use super::cells;
-use super::dice::Dice;
-use super::oracle::Accepted;
-use super::outside::{Broker, Name, Sink};
+use super::journal::{Journal, LOG};
+use super::outside::{Broker, Name};
 use super::plant::{self, MODEL_NODE, SOURCES};
-use super::world::{Bug, Violation};
+use super::world::Bug;
 use crate::core::{
     Barrier, Change, Commit, Effect, Engine, Epoch, Event, EventTime, Now, Position, Record, Sequencer,
     SequencerSettings, Snapshot, Stamped,
 };
-use crate::store::journal::{self, Replay, ReplayFrom, Replayed};
-use crate::store::recovery::{self, Recovered};
-use crate::store::{Log, LogOptions, Memory, Store};
-use crate::{Error, Kind};
+use crate::store::Store;
+use crate::store::journal::{ReplayFrom, Replayed};
+use crate::store::recovery;
 
 /// Places in each bounded queue.
 pub(super) const QUEUE: usize = 3;
-/// The log: small enough that a stalled sink fills it.
-const LOG: LogOptions = LogOptions {
-    segment_bytes_max: 1024,
-    block_bytes_max: 512,
-    bytes_max: 6 << 10,
-    compress: false,
-    offset_min: 0,
-};
 /// Most reports that may wait: the coordinator is never behind by more than what its bounded queues let happen.
 const REPORTS_MAX: usize = 256;
 /// Four epochs, and the one that ends the pipeline.
 const EPOCHS_MAX: usize = 5;
-
 /// Rows, a tick, and as many cuts as there may be epochs.
 const WAITING_MAX: usize = 2 + EPOCHS_MAX;
 
-/// A record that was accepted, and when.
-pub(super) struct Entry {
-    /// When it entered.
-    pub now: Now,
-    /// The record as the oracle sees it.
-    pub accepted: Accepted,
-    /// The record as the engine sees it.
-    pub record: Record,
-}
-
-/// All that is not the process.
-pub(super) struct Surroundings {
-    pub dice: Dice,
-    pub bug: Option<Bug>,
-    pub has_log: bool,
-    pub checkpoint: Duration,
-    pub memory: Memory,
-    pub brokers: [Broker; SOURCES.len()],
-    pub sinks: Vec<Sink>,
-    /// Which sinks stall, and, last, whether the writer of checkpoints does.
-    pub stalled: Vec<bool>,
-    pub wall_us: i64,
-    pub incarnation: u64,
-    /// Every record in the order of the log. What the log lost before it was synced is forgotten here too.
-    pub accepted: BTreeMap<u64, Entry>,
-    /// All before this was said to be safe.
-    pub safe: u64,
-    /// Commits that were made durable: epoch, offset, where the first sink stood.
-    pub commits: Vec<(Epoch, u64, Position)>,
-    pub refused: u64,
-    /// How often the journal found the log full.
-    pub log_full: u64,
-}
-
-/// Why a process is no more.
-pub(super) enum Fall {
-    /// Something outside failed it. It starts again.
-    Died,
-    /// A promise is broken.
-    Breach(Violation),
-}
-
-impl From<Violation> for Fall {
-    fn from(violation: Violation) -> Self {
-        Self::Breach(violation)
-    }
-}
-
-impl From<Error> for Fall {
-    /// A disk may fail at any time; nothing else may.
-    fn from(error: Error) -> Self {
-        match error.kind {
-            Kind::Io => Self::Died,
-            _ => Self::Breach(error.into()),
-        }
-    }
-}
-
-type Step<T = ()> = Result<T, Fall>;
-
-fn breach<T>(what: impl Into<String>) -> Step<T> {
-    Err(Fall::Breach(Violation::of(what)))
-}
-
-enum Report {
+/// From anywhere to the coordinator.
+pub(super) enum Report {
     Synced { positions: Vec<(usize, Position)>, grown_bytes: u64 },
     Snapshot(Snapshot),
     Flushed { sink: usize, epoch: Epoch, position: Position },
@@ -117,47 +44,27 @@ enum Delivery {
     Barrier(Epoch),
 }
 
-/// Where the journal is with its group.
-#[derive(PartialEq, Eq)]
-enum Stage {
-    Gather,
-    Append,
-    Sync,
-    HandOn,
-}
-
-struct Journal {
-    log: Log,
-    replay: Option<Replay>,
-    stage: Stage,
-    group: VecDeque<Stamped>,
-    /// How many of the group are appended.
-    appended: usize,
-    grown_bytes: u64,
-    positions: Vec<(usize, Position)>,
-}
-
 /// One process.
 pub(super) struct Shell {
     pub mono: Duration,
     pub finished: bool,
     recovered_epoch: Epoch,
     sequencer: Option<Sequencer>,
-    journal: Option<Journal>,
-    engine: Engine,
+    pub journal: Option<Journal>,
+    pub engine: Engine,
     sink_names: Vec<String>,
     requests: VecDeque<u8>,
     arrivals: VecDeque<(usize, RecordBatch, Position)>,
-    feed: VecDeque<Stamped>,
-    engine_feed: VecDeque<Stamped>,
+    pub feed: VecDeque<Stamped>,
+    pub engine_feed: VecDeque<Stamped>,
     effects: VecDeque<(u64, Effect)>,
     emitted: Vec<u32>,
     deliveries: Vec<VecDeque<Delivery>>,
     orders: Vec<VecDeque<Epoch>>,
     acknowledgements: Vec<VecDeque<Position>>,
-    reports: VecDeque<Report>,
+    pub reports: VecDeque<Report>,
     committing: Option<Commit>,
-    removals: VecDeque<u64>,
+    pub removals: VecDeque<u64>,
     told: Vec<Epoch>,
 }
 
@@ -211,7 +118,7 @@ impl Shell {
             told: vec![recovered.epoch; sinks],
         };
         if around.has_log {
-            shell.journal = Some(Self::open_journal(around, &recovered, from)?);
+            shell.journal = Some(Journal::open(around, &recovered, from)?);
         } else {
             around.accepted.split_off(&recovered.log_offset);
             shell.begin(around, Replayed::nothing(from));
@@ -219,32 +126,8 @@ impl Shell {
         Ok(shell)
     }
 
-    fn open_journal(around: &mut Surroundings, recovered: &Recovered, from: ReplayFrom) -> Step<Journal> {
-        let options = LogOptions { offset_min: recovered.log_offset, ..LOG };
-        let (log, report) = Log::open(around.memory.share(), "log", options)?;
-        if log.next_offset() < around.safe || report.damages.records > 0 || report.lost_at_end > 0 {
-            return breach(format!(
-                "all before {} was synced, and the log ends at {} with {report:?}",
-                around.safe,
-                log.next_offset()
-            ));
-        }
-        around.accepted.split_off(&log.next_offset());
-        let recall = Box::new(|_: &str, id: &str| plant::recall_model(id));
-        let replay = Some(Replay::new(&log, from, recall));
-        Ok(Journal {
-            log,
-            replay,
-            stage: Stage::Gather,
-            group: VecDeque::new(),
-            appended: 0,
-            grown_bytes: 0,
-            positions: Vec::new(),
-        })
-    }
-
     /// The log is replayed: now the order goes on and the sources are opened.
-    fn begin(&mut self, around: &mut Surroundings, mut replayed: Replayed) {
+    pub fn begin(&mut self, around: &mut Surroundings, mut replayed: Replayed) {
         if around.bug == Some(Bug::ForgetUnflushedEpochs) {
             replayed.start.under_way.clear();
             replayed.start.epoch = Epoch(self.recovered_epoch.0 + 1);
@@ -369,68 +252,6 @@ impl Shell {
         Ok(())
     }
 
-    /// One step of the journal.
-    pub fn keep(&mut self, around: &mut Surroundings) -> Step {
-        let Some(journal) = &mut self.journal else { return Ok(()) };
-        if let Some(mut replay) = journal.replay.take() {
-            let more = give_again(around, journal, &mut replay, &mut self.engine_feed)?;
-            if more {
-                journal.replay = Some(replay);
-            } else {
-                let replayed = replay.finish(&journal.log);
-                self.begin(around, replayed);
-            }
-            return Ok(());
-        }
-        match journal.stage {
-            Stage::Gather => {
-                // Whatever has gathered goes with one sync.
-                journal.group.append(&mut self.feed);
-                if !journal.group.is_empty() {
-                    journal.make_room(&mut self.removals);
-                    journal.stage = Stage::Append;
-                }
-                Ok(())
-            }
-            Stage::Append => {
-                journal.append(around, &mut self.removals)?;
-                if journal.appended < journal.group.len() {
-                    return Ok(());
-                }
-                journal.stage = Stage::Sync;
-                match around.bug {
-                    Some(Bug::AcknowledgeBeforeSync) => self.reports.push_back(journal.report()),
-                    Some(Bug::EffectsBeforeSync) => journal.stage = Stage::HandOn,
-                    _ => {}
-                }
-                Ok(())
-            }
-            Stage::Sync => {
-                // A sync that fails is tried again; until it succeeds nothing follows from the group.
-                let Ok(below) = journal.log.sync() else { return Ok(()) };
-                around.safe = below;
-                self.reports.push_back(journal.report());
-                journal.stage = Stage::HandOn;
-                Ok(())
-            }
-            Stage::HandOn => {
-                if self.engine_feed.len() < QUEUE
-                    && let Some(stamped) = journal.group.pop_front()
-                {
-                    self.engine_feed.push_back(stamped);
-                }
-                if journal.group.is_empty() {
-                    journal.appended = 0;
-                    journal.stage = match journal.log.pending_bytes() {
-                        0 => Stage::Gather,
-                        _ => Stage::Sync,
-                    };
-                }
-                Ok(())
-            }
-        }
-    }
-
     /// One step of the engine: the next effect of the last record, or the next record.
     pub fn run(&mut self, around: &mut Surroundings) -> Step {
         if let Some((offset, effect)) = self.effects.pop_front() {
@@ -542,96 +363,4 @@ impl Shell {
             self.effects.len()
         )
     }
-}
-
-impl Journal {
-    fn make_room(&mut self, removals: &mut VecDeque<u64>) {
-        for offset in removals.drain(..) {
-            // Old parts that cannot be removed now go with the next ones.
-            let _ = self.log.remove_before(offset);
-        }
-    }
-
-    /// Appends the rest of the group; it stays where it is while the log is full or the disk fails.
-    fn append(&mut self, around: &mut Surroundings, removals: &mut VecDeque<u64>) -> Step {
-        while let Some(stamped) = self.group.get(self.appended) {
-            match journal::append(&mut self.log, stamped) {
-                Ok(bytes) => {
-                    self.grown_bytes += bytes;
-                    if let (Record::Batch { input, .. }, Some(position)) =
-                        (&stamped.record, &stamped.position)
-                    {
-                        self.positions.push((*input, position.clone()));
-                    }
-                    note(around, stamped)?;
-                    self.appended += 1;
-                }
-                Err(error) if error.kind == Kind::Unavailable => {
-                    around.log_full += 1;
-                    let _ = self.log.sync();
-                    self.make_room(removals);
-                    return Ok(());
-                }
-                Err(error) if error.kind == Kind::Io => return Ok(()),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
-    }
-
-    fn report(&mut self) -> Report {
-        Report::Synced {
-            positions: std::mem::take(&mut self.positions),
-            grown_bytes: std::mem::take(&mut self.grown_bytes),
-        }
-    }
-}
-
-/// One step of the replay; false at the end of the log.
-fn give_again(
-    around: &mut Surroundings,
-    journal: &mut Journal,
-    replay: &mut Replay,
-    engine_feed: &mut VecDeque<Stamped>,
-) -> Step<bool> {
-    if engine_feed.len() >= QUEUE {
-        return Ok(true);
-    }
-    // What was in doubt when the log was opened is safe before anything follows from it.
-    around.safe = journal.log.sync()?;
-    let Some(stamped) = replay.next(&mut journal.log)? else { return Ok(false) };
-    let accepted = accepted_of(&stamped.record)?;
-    match around.accepted.get(&stamped.offset) {
-        Some(entry) if entry.now == stamped.now && entry.accepted == accepted => {}
-        _ => return breach(format!("record {} comes back as another: {accepted:?}", stamped.offset)),
-    }
-    engine_feed.push_back(stamped);
-    Ok(true)
-}
-
-/// Remembers an accepted record for the oracle.
-fn note(around: &mut Surroundings, stamped: &Stamped) -> Step {
-    let accepted = accepted_of(&stamped.record)?;
-    let entry = Entry { now: stamped.now, accepted, record: stamped.record.clone() };
-    if around.accepted.last_key_value().is_some_and(|(last, _)| *last >= stamped.offset) {
-        return breach(format!("offset {} is given out twice", stamped.offset));
-    }
-    around.accepted.insert(stamped.offset, entry);
-    Ok(())
-}
-
-fn accepted_of(record: &Record) -> Step<Accepted> {
-    Ok(match record {
-        Record::Batch { input, batch } => {
-            Accepted::Messages { input: *input, readings: plant::read_messages(batch)? }
-        }
-        Record::Tick => Accepted::Tick,
-        Record::Barrier(barrier) => Accepted::Cut {
-            factor: match barrier.change.as_deref() {
-                Some(Change::Model { model, .. }) => model.bytes.first().copied(),
-                _ => None,
-            },
-        },
-        Record::End { input } => return breach(format!("source {input} has ended, and none does")),
-    })
 }

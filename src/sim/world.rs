@@ -3,24 +3,23 @@
 //!
 //! What is held, at every step or at the end:
 //! - every acknowledged reading is delivered, and nothing is that was not published;
-//! - the file has exactly what [`Oracle`] says, once, in the order of the log; so has the receiver, by the
+//! - the file has exactly what the oracle says, once, in the order of the log; so has the receiver, by the
 //!   deliveries' names (without a log: at least that); a fresh engine on the same records says the same;
 //! - what was said to be safe comes back after any crash, and the same record never comes back as another;
 //! - epochs commit in order, few at a time, each with the file exactly where its cut was;
 //! - every queue and the log stay within their bounds, and monotonic time never goes back;
 //! - once faults stop, a fresh reading arrives, everything is acknowledged, and a stop ends, within bounded steps.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use super::cells;
+use super::around::{Fall, Surroundings};
 use super::dice::Dice;
-use super::oracle::{Accepted, Oracle};
 use super::outside::{Broker, Manner, Sink};
-use super::plant::{self, Guest, LEFT_OUT, REFUSED_FACTOR, Reading, SOURCES};
-use super::shell::{Fall, Shell, Surroundings};
-use crate::core::{Effect, Engine, Event};
+use super::plant::{Guest, REFUSED_FACTOR, Reading, SOURCES};
+use super::shell::Shell;
+use super::verdict::verify;
 use crate::store::Memory;
 use crate::store::memory::Faults;
 
@@ -246,7 +245,7 @@ impl<'a> World<'a> {
     /// # Errors
     /// The first promise that is broken.
     pub fn run(mut self) -> Result<Summary, Violation> {
-        let outcome = self.live().and_then(|()| self.verify());
+        let outcome = self.live().and_then(|()| verify(&self.around, self.guest, &mut self.summary));
         outcome.map_err(|violation| Violation { step: self.step, ..violation })?;
         Ok(self.summary)
     }
@@ -412,141 +411,4 @@ impl<'a> World<'a> {
         self.summary.readings += 1;
         reading
     }
-
-    /// The end of the world: everything against the oracle, a fresh engine, and what was published.
-    fn verify(&mut self) -> Result<(), Violation> {
-        self.verify_accepted()?;
-        let due = self.due();
-        let again = self.again()?;
-        let has_log = self.around.has_log;
-        for (sink, expected) in again.iter().enumerate() {
-            if let Some(due) = due.get(sink)
-                && due != expected
-            {
-                return Err(differ("an engine that never failed and the oracle", sink, expected, due));
-            }
-            let mut actual = self.around.sinks[sink].by_offset()?;
-            if !has_log && sink > 0 {
-                // What an earlier incarnation delivered and did not commit stays with the receiver.
-                actual.retain(|offset, _| expected.contains_key(offset));
-            }
-            if actual != *expected {
-                return Err(differ("what was delivered and the oracle", sink, &actual, expected));
-            }
-            self.summary.deliveries += self.around.sinks[sink].len() as u64;
-        }
-        self.verify_acknowledged(due.first())?;
-        self.verify_commits()
-    }
-
-    /// The accepted records are whole, in order, and hold only what was published.
-    fn verify_accepted(&mut self) -> Result<(), Violation> {
-        let published: BTreeSet<&Reading> =
-            self.around.brokers.iter().flat_map(|broker| &broker.messages).collect();
-        let mut seen = BTreeSet::new();
-        let mut mono = Duration::ZERO;
-        for (expected, (offset, entry)) in (0..).zip(&self.around.accepted) {
-            if *offset != expected || entry.now.mono < mono {
-                return Err(Violation::of(format!(
-                    "record {offset} at {:?} comes after {expected} others and {mono:?}",
-                    entry.now.mono
-                )));
-            }
-            mono = entry.now.mono;
-            match &entry.accepted {
-                Accepted::Messages { readings, .. } => {
-                    if let Some(invented) = readings.iter().find(|reading| !published.contains(reading)) {
-                        return Err(Violation::of(format!("nobody published {invented:?}")));
-                    }
-                    let new = readings.iter().filter(|reading| seen.insert(*reading)).count();
-                    self.summary.duplicates += (readings.len() - new) as u64;
-                }
-                Accepted::Cut { factor: Some(_) } => self.summary.models += 1,
-                Accepted::Cut { factor: None } | Accepted::Tick => {}
-            }
-        }
-        self.summary.records = self.around.accepted.len() as u64;
-        self.summary.refused = self.around.refused;
-        self.summary.log_full = self.around.log_full;
-        Ok(())
-    }
-
-    /// By sink and offset: what the oracle says.
-    fn due(&self) -> [BTreeMap<u64, Vec<String>>; 2] {
-        let mut oracle = Oracle::new();
-        let mut due = [BTreeMap::new(), BTreeMap::new()];
-        for (offset, entry) in &self.around.accepted {
-            let rows = oracle.accept(entry.now, &entry.accepted);
-            for (due, rows) in due.iter_mut().zip(rows).filter(|(_, rows)| !rows.is_empty()) {
-                due.insert(*offset, rows);
-            }
-        }
-        due
-    }
-
-    /// By sink and offset: what an engine says that is given the same records and never fails.
-    fn again(&self) -> Result<Vec<BTreeMap<u64, Vec<String>>>, Violation> {
-        let (mut engine, _) = Engine::new(plant::graph(self.guest)?, None)?;
-        let mut said = vec![BTreeMap::<u64, Vec<String>>::new(); self.around.sinks.len()];
-        for (offset, entry) in &self.around.accepted {
-            engine.handle(entry.now, entry.record.clone())?;
-            while let Some(effect) = engine.poll() {
-                if let Effect::Emit { sink, event: Event::Batch(batch) } = effect {
-                    said[sink].entry(*offset).or_default().extend(cells::rows(&batch)?);
-                }
-            }
-        }
-        Ok(said)
-    }
-
-    /// Whatever a broker may forget is in the file, unless the plant leaves it out.
-    fn verify_acknowledged(&self, ledger: Option<&BTreeMap<u64, Vec<String>>>) -> Result<(), Violation> {
-        let rows: BTreeSet<(&str, &str)> = ledger
-            .into_iter()
-            .flat_map(BTreeMap::values)
-            .flatten()
-            .filter_map(|row| {
-                let mut cells = row.split(", ").skip(1);
-                Some((cells.next()?, cells.next()?))
-            })
-            .collect();
-        for broker in &self.around.brokers {
-            let kept = broker.messages.iter().take(broker.acknowledged);
-            for reading in kept.filter(|reading| reading.value % LEFT_OUT != 0) {
-                let (device, seq) = (format!("{:?}", reading.device), reading.seq.to_string());
-                if !rows.contains(&(device.as_str(), seq.as_str())) {
-                    return Err(Violation::of(format!("acknowledged and not delivered: {reading:?}")));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Every commit had the file exactly where its cut was.
-    fn verify_commits(&mut self) -> Result<(), Violation> {
-        let file = &self.around.sinks[0];
-        for (epoch, offset, position) in &self.around.commits {
-            let stood: usize = position.get()?;
-            let before = file.deliveries_before(*offset);
-            if stood != before {
-                return Err(Violation::of(format!(
-                    "epoch {epoch} cut before record {offset} with {stood} deliveries in the file, not {before}"
-                )));
-            }
-        }
-        self.summary.commits = self.around.commits.len() as u64;
-        Ok(())
-    }
-}
-
-fn differ(
-    what: &str,
-    sink: usize,
-    left: &BTreeMap<u64, Vec<String>>,
-    right: &BTreeMap<u64, Vec<String>>,
-) -> Violation {
-    let offsets: BTreeSet<&u64> = left.keys().chain(right.keys()).collect();
-    let first = offsets.into_iter().find(|offset| left.get(offset) != right.get(offset));
-    let (left, right) = (first.and_then(|at| left.get(at)), first.and_then(|at| right.get(at)));
-    Violation::of(format!("{what} differ at sink {sink}, record {first:?}: {left:?} and {right:?}"))
 }

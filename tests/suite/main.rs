@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
+mod laws;
 mod mqtt;
+mod purity;
 mod simulation;
 mod support;

@@ -34,7 +34,13 @@ fn two_hundred_worlds_keep_every_promise() {
     // A world in which nothing goes wrong proves nothing.
     assert!(all.power_cuts > SEEDS && all.deaths > SEEDS, "{all:?}");
     assert!(all.commits > 3 * SEEDS && all.models > SEEDS && all.refused > 10, "{all:?}");
-    assert!(all.log_full > 10 && all.duplicates > SEEDS && all.records > 50 * SEEDS && all.deliveries > 20 * SEEDS, "{all:?}");
+    assert!(
+        all.log_full > 10
+            && all.duplicates > SEEDS
+            && all.records > 50 * SEEDS
+            && all.deliveries > 20 * SEEDS,
+        "{all:?}"
+    );
 }
 
 #[test]
