@@ -45,8 +45,8 @@ impl Operator for Probe {
         }
         self.total += values.iter().sum::<i64>();
         out.count("seen", "", values.len() as u64);
-        if self.every.is_some() && self.deadline.is_none() {
-            self.deadline = Some(out.now().mono + self.every.unwrap());
+        if self.deadline.is_none() {
+            self.deadline = self.every.map(|every| out.now().mono + every);
         }
         out.emit(0, batch);
         if self.own_watermark {
