@@ -33,6 +33,8 @@ pub(super) struct Surroundings {
     pub sinks: Vec<Sink>,
     /// Which sinks stall, and, last, whether the writer of checkpoints does.
     pub stalled: Vec<bool>,
+    /// Which sinks fail with the next delivery, before or after it has taken effect.
+    pub failing: Vec<bool>,
     pub wall_us: i64,
     pub incarnation: u64,
     /// Every record in the order of the log. What the log lost before it was synced is forgotten here too.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 
-use super::around::{Step, Surroundings, breach, note};
+use super::around::{Fall, Step, Surroundings, breach, note};
 use super::cells;
 use super::journal::{Journal, LOG};
 use super::outside::{Broker, Name};
@@ -313,7 +313,12 @@ impl Shell {
         if around.stalled[sink] {
             return Ok(());
         }
-        match self.deliveries[sink].pop_front() {
+        let fails = std::mem::take(&mut around.failing[sink]);
+        let delivery = self.deliveries[sink].pop_front();
+        if fails && around.dice.happens(500) {
+            return Err(Fall::Died);
+        }
+        match delivery {
             None => {}
             Some(Delivery::Rows { name, batch }) => {
                 if around.has_log && name.1 >= around.safe {
@@ -328,7 +333,8 @@ impl Shell {
                 self.reports.push_back(Report::Flushed { sink, epoch, position });
             }
         }
-        Ok(())
+        // A sink can also fail when the other side has done all that was asked.
+        if fails { Err(Fall::Died) } else { Ok(()) }
     }
 
     /// Nothing is ever larger than it may be.

@@ -152,10 +152,11 @@ enum Act {
     Clock,
     Model,
     Stall,
+    Fail,
 }
 
 /// How often each act happens, in relation to the others.
-const WEIGHTS: [(Act, usize); 16] = [
+const WEIGHTS: [(Act, usize); 17] = [
     (Act::Publish, 160),
     (Act::Receive, 140),
     (Act::Acknowledge, 60),
@@ -172,6 +173,7 @@ const WEIGHTS: [(Act, usize); 16] = [
     (Act::Clock, 6),
     (Act::Model, 12),
     (Act::Stall, 10),
+    (Act::Fail, 4),
 ];
 
 impl Act {
@@ -185,6 +187,7 @@ impl Act {
                 | Self::Clock
                 | Self::Model
                 | Self::Stall
+                | Self::Fail
         )
     }
 }
@@ -219,6 +222,7 @@ impl<'a> World<'a> {
             memory: Memory::new(),
             brokers: [Broker::default(), Broker::default()],
             stalled: vec![false; sinks.len() + 1],
+            failing: vec![false; sinks.len()],
             sinks,
             wall_us: BEGIN_US,
             incarnation: 0,
@@ -258,6 +262,7 @@ impl<'a> World<'a> {
         self.acts.retain(|(act, _)| !act.is_fault() && *act != Act::Publish);
         self.around.memory.set_faults(Faults::default());
         self.around.stalled.fill(false);
+        self.around.failing.fill(false);
         let fresh: Vec<Reading> = (0..SOURCES.len()).map(|source| self.publish(source, 1)).collect();
         let rows: Vec<(String, i64)> =
             fresh.into_iter().map(|reading| (reading.device, reading.seq)).collect();
@@ -351,6 +356,10 @@ impl<'a> World<'a> {
             Act::Stall => {
                 let who = dice.below(self.around.stalled.len());
                 self.around.stalled[who] ^= true;
+            }
+            Act::Fail => {
+                let sink = dice.below(self.around.sinks.len());
+                self.around.failing[sink] = true;
             }
             _ => return false,
         }
