@@ -112,7 +112,7 @@ impl Engine {
                         .map_err(|error| error.at(&node.name))?;
                     if saved.edges.len() == place.edges.len() {
                         place.edges.clone_from(&saved.edges);
-                        (place.watermark, place.idle) = combine(&place.edges, &place.ended, i64::MIN);
+                        (place.watermark, place.idle) = (saved.watermark, saved.idle);
                     }
                     Restored::Loaded
                 }
@@ -260,7 +260,7 @@ impl Engine {
             }
             Item::End => {
                 place.ended[port] = true;
-                place.edges[port] = EdgeState { watermark: i64::MAX, idle: false };
+                place.edges[port] = EdgeState::ENDED;
                 self.advance(index)?;
                 if self.places[index].ended.iter().all(|ended| *ended) {
                     self.end(index)?;
@@ -382,17 +382,41 @@ impl Engine {
     fn replace(&mut self, graph: Graph, barrier: &Barrier) -> Result<()> {
         let snapshot = self.save(barrier)?;
         match Self::new(graph, Some(&snapshot)) {
-            Ok((engine, _)) => {
-                let effects = std::mem::take(&mut self.effects);
-                let now = self.now;
-                *self = engine;
-                (self.effects, self.now) = (effects, now);
+            Ok((mut engine, _)) => {
+                std::mem::swap(&mut engine.effects, &mut self.effects);
+                engine.now = self.now;
+                engine.output.set_now(self.now);
+                let old = std::mem::replace(self, engine);
+                self.end_again(&old)?;
             }
             Err(error) => {
                 let node = error.node.clone().unwrap_or_default();
                 self.effects.push_back(Effect::Rejected { epoch: barrier.epoch, node, error });
             }
         }
+        Ok(())
+    }
+
+    /// Tells a graph that has just taken another's place which of its inputs have ended: their sources will not
+    /// say it again. A sink that has heard it keeps it.
+    fn end_again(&mut self, old: &Self) -> Result<()> {
+        for (input, name) in self.graph.inputs.iter().enumerate() {
+            let before = old.graph.inputs.iter().position(|known| known == name);
+            self.inputs_ended[input] = before.is_some_and(|before| old.inputs_ended[before]);
+            if self.inputs_ended[input] {
+                for target in &self.input_targets[input] {
+                    route_end(*target, &mut self.places, &mut self.effects, &mut self.sink_edges_open);
+                }
+            }
+        }
+        self.run(false)?;
+        let sinks = &self.graph.sinks;
+        let knows = |sink: usize| {
+            let before = old.graph.sinks.iter().position(|known| known.name == sinks[sink].name);
+            before.is_some_and(|before| old.sink_edges_open[before] == 0)
+        };
+        self.effects
+            .retain(|effect| !matches!(effect, Effect::Emit { sink, event: Event::End } if knows(*sink)));
         Ok(())
     }
 
@@ -406,6 +430,8 @@ impl Engine {
                 name: node.name.clone(),
                 fingerprint: node.fingerprint,
                 state,
+                watermark: place.watermark,
+                idle: place.idle,
                 edges: place.edges.clone(),
             });
         }
@@ -446,3 +472,7 @@ fn route_end(target: Target, places: &mut [Place], effects: &mut VecDeque<Effect
         }
     }
 }
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

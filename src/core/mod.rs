@@ -12,6 +12,7 @@ pub mod keys;
 pub mod model;
 pub mod operator;
 pub mod schema;
+pub mod sequencer;
 pub mod snapshot;
 pub mod state;
 
@@ -23,5 +24,6 @@ pub use graph::{Edge, Fingerprint, Graph, Node, Port, SinkNode};
 pub use keys::{KeyLimits, Keys, OnFull};
 pub use model::{Model, ModelGate, ModelId, ModelSlot};
 pub use operator::{Count, Flow, Operator, Output};
+pub use sequencer::{Sequencer, SequencerSettings, Stamped, Start};
 pub use snapshot::{NodeState, Restored, Snapshot};
 pub use state::{StateReader, StateWriter};

@@ -14,12 +14,17 @@ pub struct NodeState {
     pub fingerprint: Fingerprint,
     /// What the node wrote in `save`.
     pub state: Vec<u8>,
+    /// The node's own watermark, microseconds since 1970. It can be ahead of what its inputs say now: one that was
+    /// idle may have come back.
+    pub watermark: i64,
+    /// Whether all its inputs are idle.
+    pub idle: bool,
     /// Watermark and idleness of each of the node's inputs.
     pub edges: Vec<EdgeState>,
 }
 
-/// How far one input of a node had come. That an input has ended is not kept: its source, opened again at its
-/// end, says so again.
+/// How far one input of a node had come. That an input has ended is not kept, since its source, opened again at its
+/// end, says so again; until then it counts as idle and holds no other back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EdgeState {
     /// The input's watermark, microseconds since 1970.
@@ -31,6 +36,8 @@ pub struct EdgeState {
 impl EdgeState {
     /// An input that has said nothing yet.
     pub const START: Self = Self { watermark: i64::MIN, idle: false };
+    /// An input that has ended.
+    pub const ENDED: Self = Self { watermark: i64::MAX, idle: true };
 }
 
 /// The state of all nodes at one cut. With the records behind the cut it gives the rest.

@@ -2,6 +2,7 @@
 
 pub mod backoff;
 pub mod http;
+pub mod mqtt;
 mod mqtt_client;
 pub mod publisher;
 pub mod secret;

@@ -14,7 +14,7 @@ use super::durable::{Checkpoints, Saved};
 use super::metrics::PipelineMetrics;
 use super::wire::{Arrival, Report, SinkOrder, Stamped};
 use crate::clock::Clock;
-use crate::core::{Barrier, Change, Commit, Epoch, Epochs, Model, Now, Position, Record};
+use crate::core::{Change, Commit, Epoch, Model, Position, Sequencer, SequencerSettings, Start};
 use crate::error::{Error, Result};
 
 /// What somebody outside wants of a running pipeline.
@@ -52,53 +52,25 @@ pub struct CoordinatorLines {
     pub sinks: Vec<mpsc::UnboundedSender<SinkOrder>>,
 }
 
-/// Where a pipeline begins: fresh, or behind what was recovered.
-#[derive(Debug, Clone)]
-pub struct Start {
-    /// Offset of the next record.
-    pub offset: u64,
-    /// Number of the next cut.
-    pub epoch: Epoch,
-    /// Where each source stands.
-    pub positions: Vec<Option<Position>>,
-    /// Epochs that began before the restart and are still under way: epoch, offset, positions.
-    pub under_way: Vec<(Epoch, u64, Vec<Option<Position>>)>,
-}
-
 /// How the coordinator works.
 pub struct Settings {
-    /// Time between two checkpoints.
-    pub checkpoint: Duration,
+    /// How records are put in order and when cuts are made.
+    pub sequencer: SequencerSettings,
     /// Whether there is a journal, so that a record is safe once it is synced; else once it is committed.
     pub journal: bool,
-    /// Bytes of log since the last cut that bring the next one forward.
-    pub log_bytes_max: u64,
-    /// Whether state survives a stop; if not, a stop lets everything flow out.
-    pub keeps_state: bool,
 }
 
-/// The state of one pipeline's order and epochs.
+/// The [`Sequencer`] of one pipeline with its connections. What it decides, it decides in there.
 pub struct Coordinator {
     clock: Clock,
     lines: CoordinatorLines,
-    settings: Settings,
+    journal: bool,
     checkpoints: Option<Checkpoints>,
     metrics: Arc<PipelineMetrics>,
-    epochs: Epochs,
-    next_offset: u64,
-    next_epoch: Epoch,
-    positions: Vec<Option<Position>>,
-    ended: Vec<bool>,
-    outbox: VecDeque<Stamped>,
+    sequencer: Sequencer,
     waiting: VecDeque<Request>,
     answers: VecDeque<(Epoch, oneshot::Sender<Result<()>>)>,
     committing: Option<tokio::task::JoinHandle<Result<Saved>>>,
-    checkpoint_at: Duration,
-    records_since_cut: u64,
-    log_bytes_at_cut: u64,
-    log_bytes: u64,
-    ticked: Option<Duration>,
-    stopping: Option<Epoch>,
 }
 
 /// What woke the coordinator.
@@ -111,9 +83,6 @@ enum Wake {
     Committed(Result<Saved>),
 }
 
-/// How many epochs may be under way at once.
-pub const EPOCHS_UNDER_WAY_MAX: usize = 4;
-
 impl Coordinator {
     /// Ready to run from `start`; `sink_names` in graph order.
     pub fn new(
@@ -125,31 +94,16 @@ impl Coordinator {
         sink_names: Vec<String>,
         start: Start,
     ) -> Self {
-        let mut epochs = Epochs::new(sink_names, EPOCHS_UNDER_WAY_MAX);
-        for (epoch, offset, positions) in start.under_way {
-            epochs.begin(epoch, offset, positions);
-        }
-        let checkpoint_at = clock.now().mono + settings.checkpoint;
+        let sequencer = Sequencer::new(settings.sequencer, sink_names, start, clock.now().mono);
         Self {
             clock,
-            settings,
+            journal: settings.journal,
             checkpoints,
             metrics,
-            epochs,
-            next_offset: start.offset,
-            next_epoch: start.epoch,
-            ended: vec![false; start.positions.len()],
-            positions: start.positions,
-            outbox: VecDeque::new(),
+            sequencer,
             waiting: VecDeque::new(),
             answers: VecDeque::new(),
             committing: None,
-            checkpoint_at,
-            records_since_cut: 0,
-            log_bytes_at_cut: 0,
-            log_bytes: 0,
-            ticked: None,
-            stopping: None,
             lines,
         }
     }
@@ -186,17 +140,17 @@ impl Coordinator {
     }
 
     async fn wake(&mut self) -> Wake {
-        let idle = self.outbox.is_empty();
-        let taking = idle && self.stopping.is_none();
-        let timer = self.next_timer();
-        let at = timer.map(|mono| self.clock.instant(mono));
+        let idle = self.sequencer.waiting() == 0;
+        let (taking, stopping) = (self.sequencer.takes(), self.sequencer.is_stopping());
+        let due = self.sequencer.due(*self.lines.deadline.borrow());
+        let at = due.map(|mono| self.clock.instant(mono));
         let lines = &mut self.lines;
         let committing = &mut self.committing;
         tokio::select! {
             biased;
             Some(report) = lines.reports.recv() => Wake::Report(report),
             outcome = async { joined(committing).await }, if committing.is_some() => Wake::Committed(outcome),
-            request = lines.requests.recv(), if self.stopping.is_none() => Wake::Request(request),
+            request = lines.requests.recv(), if !stopping => Wake::Request(request),
             room = lines.feed.reserve(), if !idle => {
                 drop(room);
                 Wake::Room
@@ -207,28 +161,9 @@ impl Coordinator {
         }
     }
 
-    /// When something is due next: a tick of the engine or a checkpoint.
-    fn next_timer(&self) -> Option<Duration> {
-        if self.stopping.is_some() {
-            return None;
-        }
-        let deadline = *self.lines.deadline.borrow();
-        let tick = deadline.filter(|_| deadline != self.ticked);
-        let due = self.records_since_cut > 0 && self.epochs.may_begin();
-        tick.into_iter().chain(due.then_some(self.checkpoint_at)).min()
-    }
-
     fn timer(&mut self) {
-        let now = self.clock.now();
         let deadline = *self.lines.deadline.borrow();
-        if let Some(due) = deadline.filter(|due| *due <= now.mono && deadline != self.ticked) {
-            // Once per deadline: the engine says a new one after it has seen the tick.
-            self.ticked = Some(due);
-            self.sequence(now, Record::Tick, None);
-        }
-        if now.mono >= self.checkpoint_at && self.records_since_cut > 0 && self.epochs.may_begin() {
-            self.barrier(None);
-        }
+        self.sequencer.pass(self.clock.now(), deadline);
     }
 
     fn arrival(&mut self, arrival: Arrival) {
@@ -236,57 +171,24 @@ impl Coordinator {
         match arrival {
             Arrival::Batch { input, batch, position } => {
                 self.metrics.source(input, &batch);
-                self.positions[input] = Some(position.clone());
-                self.sequence(now, Record::Batch { input, batch }, Some(position));
+                self.sequencer.rows(now, input, batch, position);
             }
             Arrival::End { input } => {
                 debug!(source = self.metrics.source_name(input), "the source has ended");
-                self.ended[input] = true;
-                self.sequence(now, Record::End { input }, None);
-                if self.ended.iter().all(|ended| *ended) {
-                    self.stop();
-                }
+                self.sequencer.end(now, input);
             }
         }
-        if self.log_bytes.saturating_sub(self.log_bytes_at_cut) > self.settings.log_bytes_max / 2
-            && self.stopping.is_none()
-            && self.epochs.may_begin()
-        {
-            self.barrier(None);
-        }
-    }
-
-    fn sequence(&mut self, now: Now, record: Record, position: Option<Position>) -> u64 {
-        let offset = self.next_offset;
-        self.next_offset += 1;
-        self.records_since_cut += 1;
-        self.outbox.push_back(Stamped { offset, now, record, position });
-        offset
-    }
-
-    /// Puts a cut into the order and gives its number.
-    fn barrier(&mut self, change: Option<Change>) -> Epoch {
-        let epoch = self.next_epoch;
-        self.next_epoch = Epoch(epoch.0 + 1);
-        let now = self.clock.now();
-        let barrier = Barrier { epoch, change: change.map(Arc::new) };
-        let offset = self.sequence(now, Record::Barrier(barrier), None);
-        self.epochs.begin(epoch, offset + 1, self.positions.clone());
-        self.records_since_cut = 0;
-        self.log_bytes_at_cut = self.log_bytes;
-        self.checkpoint_at = now.mono + self.settings.checkpoint;
-        epoch
     }
 
     /// Requests that had to wait for a place among the epochs under way.
     fn begin_waiting(&mut self) {
-        while self.stopping.is_none()
+        while !self.sequencer.is_stopping()
             && let Some(request) = self.waiting.pop_front()
         {
             match request {
-                Request::Stop => self.stop(),
-                Request::Model { node, model, answer } if self.epochs.may_begin() => {
-                    let epoch = self.barrier(Some(Change::Model { node, model }));
+                Request::Stop => self.sequencer.stop(self.clock.now()),
+                Request::Model { node, model, answer } if self.sequencer.may_cut() => {
+                    let epoch = self.sequencer.cut(self.clock.now(), Some(Change::Model { node, model }));
                     self.answers.push_back((epoch, answer));
                 }
                 request => {
@@ -297,28 +199,12 @@ impl Coordinator {
         }
     }
 
-    fn stop(&mut self) {
-        if self.stopping.is_some() {
-            return;
-        }
-        if !self.settings.keeps_state {
-            // Nothing survives, so nothing may stay inside: windows and frames leave as they are.
-            for input in 0..self.ended.len() {
-                if !self.ended[input] {
-                    self.ended[input] = true;
-                    self.sequence(self.clock.now(), Record::End { input }, None);
-                }
-            }
-        }
-        self.stopping = Some(self.barrier(Some(Change::Stop)));
-    }
-
     fn send_outbox(&mut self) -> Result<()> {
-        while let Some(stamped) = self.outbox.pop_front() {
+        while let Some(stamped) = self.sequencer.poll() {
             match self.lines.feed.try_send(stamped) {
                 Ok(()) => {}
                 Err(mpsc::error::TrySendError::Full(stamped)) => {
-                    self.outbox.push_front(stamped);
+                    self.sequencer.put_back(stamped);
                     break;
                 }
                 Err(mpsc::error::TrySendError::Closed(_)) => {
@@ -341,23 +227,23 @@ impl Coordinator {
 
     fn report(&mut self, report: Report) -> Result<()> {
         match report {
-            Report::Synced { below, positions, log_bytes } => {
+            Report::Synced { below, positions, grown_bytes, log_bytes } => {
                 debug!(below, log_bytes, "log synced");
-                self.log_bytes = log_bytes;
+                self.sequencer.logged(grown_bytes);
                 self.metrics.set_log_bytes(log_bytes);
                 for (input, position) in positions {
                     let _ = self.lines.sources[input].send(position);
                 }
             }
-            Report::Snapshot(snapshot) => self.epochs.snapshot(snapshot),
+            Report::Snapshot(snapshot) => self.sequencer.snapshot(snapshot),
             Report::Rejected { epoch, node, error } => {
                 warn!(node, %error, "change refused");
                 self.answer(epoch, Err(error));
             }
-            Report::Flushed { sink, epoch, position } => self.epochs.flushed(sink, epoch, position),
+            Report::Flushed { sink, epoch, position } => self.sequencer.flushed(sink, epoch, position),
             Report::Failed(error) => return Err(error),
         }
-        self.metrics.set_owed(&self.epochs);
+        self.metrics.set_owed(self.sequencer.epochs());
         Ok(())
     }
 
@@ -375,7 +261,7 @@ impl Coordinator {
     /// Commits complete epochs, one at a time; true when the last one is committed.
     fn commit_next(&mut self) -> bool {
         while self.committing.is_none()
-            && let Some(commit) = self.epochs.poll()
+            && let Some(commit) = self.sequencer.commit()
         {
             if let Some(checkpoints) = &self.checkpoints {
                 self.committing = Some(checkpoints.save(commit, self.clock.now()));
@@ -388,7 +274,7 @@ impl Coordinator {
 
     /// Tells everyone that an epoch is committed; true if it was the last.
     fn committed(&mut self, commit: &Commit) -> bool {
-        let last = self.stopping == Some(commit.epoch);
+        let last = self.sequencer.is_last(commit.epoch);
         info!(epoch = commit.epoch.0, offset = commit.offset, "epoch committed");
         self.metrics.set_committed(commit.epoch);
         for sink in &self.lines.sinks {
@@ -396,7 +282,7 @@ impl Coordinator {
                 if last { SinkOrder::Close(commit.epoch) } else { SinkOrder::Committed(commit.epoch) };
             let _ = sink.send(order);
         }
-        if !self.settings.journal {
+        if !self.journal {
             for (source, position) in self.lines.sources.iter().zip(&commit.sources) {
                 if let Some(position) = position {
                     let _ = source.send(position.clone());

@@ -1,16 +1,14 @@
 //! What a pipeline keeps in its data directory besides the log: its identity, checkpoints, models.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use serde::{Deserialize, Serialize};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tracing::warn;
 
-use crate::core::{Commit, Epoch, Now, Position, Snapshot};
+use crate::core::{Commit, Now};
 use crate::error::{Error, Result};
-use crate::store::checkpoint::{self, Checkpoint};
+use crate::store::recovery::{self, Recovered};
 use crate::store::{Disk, Store};
 
 /// The data directory of one pipeline, held by this process.
@@ -20,30 +18,6 @@ pub struct DataDir {
     installation: String,
 }
 
-/// Where the sources and sinks stood, by name: a person can read it, and a pipeline can lose or gain some.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Ends {
-    sources: BTreeMap<String, Position>,
-    sinks: BTreeMap<String, Position>,
-}
-
-/// What a checkpoint brings back.
-#[derive(Debug, Default)]
-pub struct Recovered {
-    /// The state of the graph; `None` at the first start.
-    pub snapshot: Option<Snapshot>,
-    /// The epoch of the checkpoint.
-    pub epoch: Epoch,
-    /// Offset of the first log record behind it.
-    pub log_offset: u64,
-    /// Where each source stood, by name.
-    pub sources: BTreeMap<String, Position>,
-    /// Where each sink stood, by name.
-    pub sinks: BTreeMap<String, Position>,
-}
-
-const ENDS: &str = "ends";
-const SNAPSHOT: &str = "snapshot";
 const ID: &str = "id";
 
 impl DataDir {
@@ -78,28 +52,11 @@ impl DataDir {
     /// # Errors
     /// If there are checkpoints and none can be read, or they are of a newer version.
     pub fn recover(&mut self) -> Result<Recovered> {
-        let Some((checkpoint, report)) = checkpoint::load(&mut self.disk)? else {
-            return Ok(Recovered::default());
-        };
-        for reason in report.passed_over {
+        let recovered = recovery::recover(&mut self.disk)?;
+        for reason in &recovered.passed_over {
             warn!(reason, "a newer checkpoint was passed over");
         }
-        let section = |name: &str| {
-            checkpoint.sections.get(name).ok_or_else(|| {
-                Error::state(format!("checkpoint {} has no section `{name}`", checkpoint.epoch))
-            })
-        };
-        let ends: Ends = serde_json::from_slice(section(ENDS)?)
-            .map_err(|error| Error::state(format!("checkpoint {}: {error}", checkpoint.epoch)))?;
-        let snapshot: Snapshot = postcard::from_bytes(section(SNAPSHOT)?)
-            .map_err(|error| Error::state(format!("checkpoint {}: {error}", checkpoint.epoch)))?;
-        Ok(Recovered {
-            snapshot: Some(snapshot),
-            epoch: Epoch(checkpoint.epoch),
-            log_offset: checkpoint.log_offset,
-            sources: ends.sources,
-            sinks: ends.sinks,
-        })
+        Ok(recovered)
     }
 
     /// The writer of checkpoints; the names are in the order of the graph.
@@ -152,28 +109,12 @@ impl Checkpoints {
     /// Makes a commit durable.
     pub fn save(&self, commit: Commit, now: Now) -> JoinHandle<Result<Saved>> {
         let store = Arc::clone(&self.store);
-        let named = |names: &[String], positions: Vec<Option<Position>>| {
-            let named = names.iter().cloned().zip(positions);
-            named.filter_map(|(name, position)| Some((name, position?))).collect()
-        };
-        let ends = Ends {
-            sources: named(&self.source_names, commit.sources.clone()),
-            sinks: named(&self.sink_names, commit.sinks.iter().cloned().map(Some).collect()),
-        };
+        let (sources, sinks) = (self.source_names.clone(), self.sink_names.clone());
         spawn_blocking(move || {
-            let damaged = |error: String| Error::state(format!("the checkpoint cannot be written: {error}"));
-            let ends = serde_json::to_vec(&ends).map_err(|error| damaged(error.to_string()))?;
-            let snapshot =
-                postcard::to_stdvec(&commit.snapshot).map_err(|error| damaged(error.to_string()))?;
-            let checkpoint = Checkpoint {
-                epoch: commit.epoch.0,
-                log_offset: commit.offset,
-                mono_us: u64::try_from(now.mono.as_micros()).unwrap_or(u64::MAX),
-                wall_us: now.wall.micros(),
-                sections: BTreeMap::from([(ENDS.to_owned(), ends), (SNAPSHOT.to_owned(), snapshot)]),
-            };
-            let mut store = store.lock().map_err(|_| damaged("an earlier write panicked".to_owned()))?;
-            let remove_before = checkpoint::save(store.as_mut(), &checkpoint)?;
+            let mut store = store
+                .lock()
+                .map_err(|_| Error::state("the checkpoint cannot be written: an earlier write panicked"))?;
+            let remove_before = recovery::save(store.as_mut(), &commit, now, &sources, &sinks)?;
             Ok(Saved { commit, remove_before })
         })
     }

@@ -11,20 +11,22 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use super::admin::Served;
-use super::coordinator::{Coordinator, CoordinatorLines, Request, Settings, Start};
-use super::durable::{DataDir, Recovered};
+use super::coordinator::{Coordinator, CoordinatorLines, Request, Settings};
+use super::durable::DataDir;
 use super::engine_thread::{self, EngineLines};
-use super::journal::{self, JournalLines, ReplayFrom, Replayed};
+use super::journal::{self, JournalLines};
 use super::metrics::PipelineMetrics;
 use super::models::Models;
 use super::sink_task::{self, SinkLines};
 use super::source_task::{self, SourceLines};
 use crate::clock::Clock;
 use crate::config::{Pipeline, PlannedSink, PlannedSource};
-use crate::core::{Engine, Epoch, Graph, ModelSlot, Position, Restored, Snapshot};
+use crate::core::{Engine, Graph, ModelSlot, Position, Restored, SequencerSettings, Snapshot};
 use crate::error::{Error, Result};
 use crate::store::LogOptions;
+use crate::store::journal::{Replay, ReplayFrom, Replayed};
 use crate::store::log::Log;
+use crate::store::recovery::Recovered;
 
 /// How long tasks may take to end after everything is committed.
 const CLOSING_MAX: Duration = Duration::from_secs(5);
@@ -104,6 +106,7 @@ pub async fn start(pipeline: Pipeline) -> Result<Running> {
         stats: Arc::clone(&metrics.engine),
     };
     let log_options = LogOptions { offset_min: recovered.log_offset, ..LogOptions::default() };
+    let from = ReplayFrom { offset: recovered.log_offset, epoch: recovered.epoch, positions, mono };
     let replayed = match &data {
         Some(data) if has_log => {
             let (engine_feed, engine_feed_in) = mpsc::channel(settings.queue);
@@ -120,12 +123,8 @@ pub async fn start(pipeline: Pipeline) -> Result<Running> {
                 );
             }
             let (models, kept) = (slots.clone(), data.models());
-            let from = ReplayFrom {
-                offset: recovered.log_offset,
-                positions,
-                mono,
-                recall: Box::new(move |node, id| Models::recall(&models, &kept, node, id)),
-            };
+            let recall = Box::new(move |node: &str, id: &str| Models::recall(&models, &kept, node, id));
+            let replay = Replay::new(&log, from, recall);
             let (replayed, replayed_in) = oneshot::channel();
             let lines = JournalLines {
                 feed: feed_in,
@@ -134,13 +133,12 @@ pub async fn start(pipeline: Pipeline) -> Result<Running> {
                 reports: reports.clone(),
                 replayed,
             };
-            journal::spawn(log, from, lines)?;
+            journal::spawn(log, replay, lines)?;
             wait_for_replay(replayed_in).await?
         }
         _ => {
             engine_thread::spawn(engine, engine_lines(feed_in))?;
-            let offset = recovered.log_offset;
-            Replayed { offset, mono, positions, under_way: Vec::new(), records: 0 }
+            Replayed::nothing(from)
         }
     };
 
@@ -148,7 +146,7 @@ pub async fn start(pipeline: Pipeline) -> Result<Running> {
     let (requests, requests_in) = mpsc::channel(REQUESTS_MAX);
     let companions = companions(&sources);
     let acknowledgements =
-        start_sources(sources, &replayed.positions, &arrivals, &reports, &metrics, &mut tasks.sources);
+        start_sources(sources, &replayed.start.positions, &arrivals, &reports, &metrics, &mut tasks.sources);
     drop(arrivals);
     let models = Arc::new(Models::new(
         slots.clone(),
@@ -158,7 +156,6 @@ pub async fn start(pipeline: Pipeline) -> Result<Running> {
     ));
     follow_models(&models, &slots, companions, &mut tasks.followers);
 
-    let last_epoch = replayed.under_way.last().map_or(recovered.epoch, |(epoch, ..)| *epoch);
     let coordinator = Coordinator::new(
         Clock::from(replayed.mono),
         CoordinatorLines {
@@ -172,20 +169,17 @@ pub async fn start(pipeline: Pipeline) -> Result<Running> {
             sinks: orders,
         },
         Settings {
-            checkpoint: settings.checkpoint.0,
+            sequencer: SequencerSettings {
+                checkpoint: settings.checkpoint.0,
+                log_bytes_max: log_options.bytes_max,
+                keeps_state,
+            },
             journal: has_log && data.is_some(),
-            log_bytes_max: log_options.bytes_max,
-            keeps_state,
         },
         data.as_ref().map(|data| data.checkpoints(source_names, sink_names.clone())),
         Arc::clone(&metrics),
         sink_names,
-        Start {
-            offset: replayed.offset,
-            epoch: Epoch(last_epoch.0 + 1),
-            positions: replayed.positions,
-            under_way: replayed.under_way,
-        },
+        replayed.start,
     );
     let ready = Arc::new(AtomicBool::new(true));
     let served = Served { metrics, models, ready: Arc::clone(&ready) };

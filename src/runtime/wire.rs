@@ -6,7 +6,8 @@
 
 use arrow::array::RecordBatch;
 
-use crate::core::{DeliveryId, Epoch, Now, Position, Record, Snapshot};
+pub use crate::core::Stamped;
+use crate::core::{DeliveryId, Epoch, Position, Snapshot};
 use crate::error::{Error, Result};
 
 /// From a source to the coordinator.
@@ -26,19 +27,6 @@ pub enum Arrival {
         /// Which source.
         input: usize,
     },
-}
-
-/// A record in its place.
-#[derive(Debug)]
-pub struct Stamped {
-    /// Its number in the pipeline's one order, which is its offset in the log.
-    pub offset: u64,
-    /// When it entered.
-    pub now: Now,
-    /// The record.
-    pub record: Record,
-    /// For a batch: where its source stands behind it.
-    pub position: Option<Position>,
 }
 
 /// From the engine to a sink.
@@ -75,6 +63,8 @@ pub enum Report {
         below: u64,
         /// Source and position.
         positions: Vec<(usize, Position)>,
+        /// What the log has grown by since the last report.
+        grown_bytes: u64,
         /// What the log holds now.
         log_bytes: u64,
     },

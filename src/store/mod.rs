@@ -9,16 +9,19 @@
 //! ```
 //!
 //! Everything above [`Store`] runs unchanged on both, so the code that is tested against crashes is the code that
-//! runs. Only `disk` touches the world. `record` gives bytes to what the engine is fed.
+//! runs. Only `disk` touches the world. `record` gives bytes to what the engine is fed; `journal` and `recovery` take the
+//! engine's records to the log and its epochs to checkpoints, and back.
 
 mod block;
 pub mod checkpoint;
 mod cursor;
 pub mod disk;
+pub mod journal;
 pub mod log;
 pub mod memory;
 mod options;
 pub mod record;
+pub mod recovery;
 mod segment;
 mod wire;
 

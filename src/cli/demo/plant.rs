@@ -8,7 +8,7 @@ use rumqttc::{AsyncClient, MqttOptions, QoS};
 
 use super::DemoArgs;
 use crate::error::{Error, Result};
-use crate::source::mqtt::config::parse_url;
+use crate::net::mqtt::parse_url;
 use crate::source::simulate::{
     Encoder, FaultKind, FaultSpec, Label, PayloadFormat, Plant, PlantConfig, Profile, Signal,
 };

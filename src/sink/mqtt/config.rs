@@ -8,11 +8,10 @@ use super::template::Template;
 use super::writer::{MqttSettings, MqttSink, Payload};
 use crate::codec::text;
 use crate::core::schema::type_name;
+use crate::net::mqtt::{Version, parse_url};
 use crate::net::publisher::{Protocol, PublisherSettings};
 use crate::net::tls::TlsSettings;
 use crate::registry::{BuiltSink, Checked, Context, Problem, SinkConfig};
-use crate::source::mqtt::config::parse_url;
-use crate::source::mqtt::session::Version;
 use crate::units::{Period, Secret, Size};
 
 /// Publishes every row as a message to an MQTT broker, version 5 or 3.1.1, in order. A broker that is away is tried

@@ -11,8 +11,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use schemars::JsonSchema;
-use serde::Deserialize;
 use tracing::{debug, info, warn};
 
 use super::connection::{ConnectSettings, Connection, Handshake, Lost, parse};
@@ -21,26 +19,12 @@ use crate::core::ends::SourceBatch;
 use crate::core::{Count, Position, Source};
 use crate::error::Result;
 use crate::net::backoff::Backoff;
+use crate::net::mqtt::Version;
 use crate::net::secret;
 use crate::net::tls::TlsSettings;
 use crate::registry::BatchLimits;
 use crate::source::raw::RawBuilder;
 use crate::units::Secret;
-
-/// Which version of MQTT to speak.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
-pub enum Version {
-    /// 5, or 3.1.1 if the broker does not know 5.
-    #[default]
-    #[serde(rename = "auto")]
-    Auto,
-    /// MQTT 3.1.1.
-    #[serde(rename = "3.1.1")]
-    V4,
-    /// MQTT 5.
-    #[serde(rename = "5")]
-    V5,
-}
 
 /// How a session is held.
 #[derive(Clone)]

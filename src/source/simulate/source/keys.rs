@@ -13,10 +13,10 @@ use super::super::plant::Plant;
 use super::super::signals::Signal;
 use super::{Publish, SimulateSettings, SimulateSource};
 use crate::codec::timestamp::parse_rfc3339;
+use crate::net::mqtt::parse_url;
 use crate::net::publisher::PublisherSettings;
 use crate::net::tls::TlsSettings;
 use crate::registry::{BuiltSource, Checked, Context, Problem, SourceConfig, SourceOutput};
-use crate::source::mqtt::config::parse_url;
 use crate::units::{Period, Secret};
 
 /// A simulated plant: a fleet of devices that looks like an industrial site, with noise, drop-outs and labelled faults.

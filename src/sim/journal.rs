@@ -1,0 +1,197 @@
+//! The process's journal: records are appended and synced before anything follows from them. The steps are those of
+//! the runtime's journal thread. Pure.
+
+use std::collections::VecDeque;
+
+use super::around::{Step, Surroundings, accepted_of, breach, note};
+use super::plant;
+use super::shell::{QUEUE, Report, Shell};
+use super::world::Bug;
+use crate::Kind;
+use crate::core::{Position, Record, Stamped};
+use crate::store::journal::{self, Replay, ReplayFrom};
+use crate::store::recovery::Recovered;
+use crate::store::{Log, LogOptions, Store};
+
+/// The log: small enough that a stalled sink fills it.
+pub(super) const LOG: LogOptions = LogOptions {
+    segment_bytes_max: 1024,
+    block_bytes_max: 512,
+    bytes_max: 6 << 10,
+    compress: false,
+    offset_min: 0,
+};
+/// Where the journal is with its group.
+#[derive(PartialEq, Eq)]
+enum Stage {
+    Gather,
+    Append,
+    Sync,
+    HandOn,
+}
+
+/// The journal of one process.
+pub(super) struct Journal {
+    pub log: Log,
+    replay: Option<Replay>,
+    stage: Stage,
+    group: VecDeque<Stamped>,
+    /// How many of the group are appended.
+    appended: usize,
+    grown_bytes: u64,
+    positions: Vec<(usize, Position)>,
+}
+
+impl Shell {
+    /// One step of the journal.
+    pub fn keep(&mut self, around: &mut Surroundings) -> Step {
+        let Some(journal) = &mut self.journal else { return Ok(()) };
+        if let Some(mut replay) = journal.replay.take() {
+            let more = give_again(around, journal, &mut replay, &mut self.engine_feed)?;
+            if more {
+                journal.replay = Some(replay);
+            } else {
+                let replayed = replay.finish(&journal.log);
+                self.begin(around, replayed);
+            }
+            return Ok(());
+        }
+        match journal.stage {
+            Stage::Gather => {
+                // Whatever has gathered goes with one sync.
+                journal.group.append(&mut self.feed);
+                if !journal.group.is_empty() {
+                    journal.make_room(&mut self.removals);
+                    journal.stage = Stage::Append;
+                }
+                Ok(())
+            }
+            Stage::Append => {
+                journal.append(around, &mut self.removals)?;
+                if journal.appended < journal.group.len() {
+                    return Ok(());
+                }
+                journal.stage = Stage::Sync;
+                match around.bug {
+                    Some(Bug::AcknowledgeBeforeSync) => self.reports.push_back(journal.report()),
+                    Some(Bug::EffectsBeforeSync) => journal.stage = Stage::HandOn,
+                    _ => {}
+                }
+                Ok(())
+            }
+            Stage::Sync => {
+                // A sync that fails is tried again; until it succeeds nothing follows from the group.
+                let Ok(below) = journal.log.sync() else { return Ok(()) };
+                around.safe = below;
+                self.reports.push_back(journal.report());
+                journal.stage = Stage::HandOn;
+                Ok(())
+            }
+            Stage::HandOn => {
+                if self.engine_feed.len() < QUEUE
+                    && let Some(stamped) = journal.group.pop_front()
+                {
+                    self.engine_feed.push_back(stamped);
+                }
+                if journal.group.is_empty() {
+                    journal.appended = 0;
+                    journal.stage = match journal.log.pending_bytes() {
+                        0 => Stage::Gather,
+                        _ => Stage::Sync,
+                    };
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Journal {
+    /// Opens the log behind a checkpoint. What the log has lost is forgotten; nothing that was safe may be.
+    pub fn open(around: &mut Surroundings, recovered: &Recovered, from: ReplayFrom) -> Step<Self> {
+        let options = LogOptions { offset_min: recovered.log_offset, ..LOG };
+        let (log, report) = Log::open(around.memory.share(), "log", options)?;
+        if log.next_offset() < around.safe || report.damages.records > 0 || report.lost_at_end > 0 {
+            return breach(format!(
+                "all before {} was synced, and the log ends at {} with {report:?}",
+                around.safe,
+                log.next_offset()
+            ));
+        }
+        around.accepted.split_off(&log.next_offset());
+        let recall = Box::new(|_: &str, id: &str| plant::recall_model(id));
+        let replay = Some(Replay::new(&log, from, recall));
+        Ok(Self {
+            log,
+            replay,
+            stage: Stage::Gather,
+            group: VecDeque::new(),
+            appended: 0,
+            grown_bytes: 0,
+            positions: Vec::new(),
+        })
+    }
+
+    fn make_room(&mut self, removals: &mut VecDeque<u64>) {
+        for offset in removals.drain(..) {
+            // Old parts that cannot be removed now go with the next ones.
+            let _ = self.log.remove_before(offset);
+        }
+    }
+
+    /// Appends the rest of the group; it stays where it is while the log is full or the disk fails.
+    fn append(&mut self, around: &mut Surroundings, removals: &mut VecDeque<u64>) -> Step {
+        while let Some(stamped) = self.group.get(self.appended) {
+            match journal::append(&mut self.log, stamped) {
+                Ok(bytes) => {
+                    self.grown_bytes += bytes;
+                    if let (Record::Batch { input, .. }, Some(position)) =
+                        (&stamped.record, &stamped.position)
+                    {
+                        self.positions.push((*input, position.clone()));
+                    }
+                    note(around, stamped)?;
+                    self.appended += 1;
+                }
+                Err(error) if error.kind == Kind::Unavailable => {
+                    around.log_full += 1;
+                    let _ = self.log.sync();
+                    self.make_room(removals);
+                    return Ok(());
+                }
+                Err(error) if error.kind == Kind::Io => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn report(&mut self) -> Report {
+        Report::Synced {
+            positions: std::mem::take(&mut self.positions),
+            grown_bytes: std::mem::take(&mut self.grown_bytes),
+        }
+    }
+}
+
+/// One step of the replay; false at the end of the log.
+fn give_again(
+    around: &mut Surroundings,
+    journal: &mut Journal,
+    replay: &mut Replay,
+    engine_feed: &mut VecDeque<Stamped>,
+) -> Step<bool> {
+    if engine_feed.len() >= QUEUE {
+        return Ok(true);
+    }
+    // What was in doubt when the log was opened is safe before anything follows from it.
+    around.safe = journal.log.sync()?;
+    let Some(stamped) = replay.next(&mut journal.log)? else { return Ok(false) };
+    let accepted = accepted_of(&stamped.record)?;
+    match around.accepted.get(&stamped.offset) {
+        Some(entry) if entry.now == stamped.now && entry.accepted == accepted => {}
+        _ => return breach(format!("record {} comes back as another: {accepted:?}", stamped.offset)),
+    }
+    engine_feed.push_back(stamped);
+    Ok(true)
+}

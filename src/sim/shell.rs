@@ -1,0 +1,372 @@
+//! The process that runs the plant: the runtime's tasks as steps that a scheduler takes in any order.
+//!
+//! The order of things is that of `runtime`: stamp, append, sync, acknowledge, engine, sinks; snapshot and flushed
+//! positions make a commit; the commit makes room in the log. What decides is the production code itself:
+//! [`Sequencer`], `store::journal`, `store::log`, [`Engine`], [`recovery`]. Here are only the queues between them. Pure.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+
+use super::around::{Fall, Step, Surroundings, breach, note};
+use super::cells;
+use super::journal::{Journal, LOG};
+use super::outside::{Broker, Name};
+use super::plant::{self, MODEL_NODE, SOURCES};
+use super::world::Bug;
+use crate::core::{
+    Barrier, Change, Commit, Effect, Engine, Epoch, Event, EventTime, Now, Position, Record, Sequencer,
+    SequencerSettings, Snapshot, Stamped,
+};
+use crate::store::Store;
+use crate::store::journal::{ReplayFrom, Replayed};
+use crate::store::recovery;
+
+/// Places in each bounded queue.
+pub(super) const QUEUE: usize = 3;
+/// Most reports that may wait: the coordinator is never behind by more than what its bounded queues let happen.
+const REPORTS_MAX: usize = 256;
+/// Four epochs, and the one that ends the pipeline.
+const EPOCHS_MAX: usize = 5;
+/// Rows, a tick, and as many cuts as there may be epochs.
+const WAITING_MAX: usize = 2 + EPOCHS_MAX;
+
+/// From anywhere to the coordinator.
+pub(super) enum Report {
+    Synced { positions: Vec<(usize, Position)>, grown_bytes: u64 },
+    Snapshot(Snapshot),
+    Flushed { sink: usize, epoch: Epoch, position: Position },
+}
+
+enum Delivery {
+    Rows { name: Name, batch: RecordBatch },
+    Barrier(Epoch),
+}
+
+/// One process.
+pub(super) struct Shell {
+    pub mono: Duration,
+    pub finished: bool,
+    recovered_epoch: Epoch,
+    sequencer: Option<Sequencer>,
+    pub journal: Option<Journal>,
+    pub engine: Engine,
+    sink_names: Vec<String>,
+    requests: VecDeque<u8>,
+    arrivals: VecDeque<(usize, RecordBatch, Position)>,
+    pub feed: VecDeque<Stamped>,
+    pub engine_feed: VecDeque<Stamped>,
+    effects: VecDeque<(u64, Effect)>,
+    emitted: Vec<u32>,
+    deliveries: Vec<VecDeque<Delivery>>,
+    orders: Vec<VecDeque<Epoch>>,
+    acknowledgements: Vec<VecDeque<Position>>,
+    pub reports: VecDeque<Report>,
+    committing: Option<Commit>,
+    pub removals: VecDeque<u64>,
+    told: Vec<Epoch>,
+}
+
+impl Shell {
+    /// Starts a process on what the disk holds.
+    pub fn open(around: &mut Surroundings, guest: Option<&plant::Guest<'_>>) -> Step<Self> {
+        around.incarnation += 1;
+        let mut store = around.memory.share();
+        let recovered = recovery::recover(store.as_mut())?;
+        if let Some((epoch, ..)) = around.commits.last()
+            && recovered.epoch < *epoch
+        {
+            return breach(format!("epoch {epoch} was committed, and {} comes back", recovered.epoch));
+        }
+        let graph = plant::graph(guest)?;
+        let sink_names: Vec<String> = graph.sinks.iter().map(|sink| sink.name.clone()).collect();
+        let (engine, _) = Engine::new(graph, recovered.snapshot.as_ref())?;
+        for (sink, name) in around.sinks.iter_mut().zip(&sink_names) {
+            sink.open(recovered.sinks.get(name), around.bug == Some(Bug::TruncationIgnored))?;
+        }
+        let mut from = ReplayFrom {
+            offset: recovered.log_offset,
+            epoch: recovered.epoch,
+            positions: SOURCES.iter().map(|name| recovered.sources.get(*name).cloned()).collect(),
+            mono: recovered.snapshot.as_ref().map_or(Duration::ZERO, |snapshot| snapshot.now.mono),
+        };
+        if around.bug == Some(Bug::ReplayFromWrongOffset) && recovered.snapshot.is_some() {
+            from.offset += 1;
+        }
+        let sinks = sink_names.len();
+        let mut shell = Self {
+            mono: Duration::ZERO,
+            finished: false,
+            recovered_epoch: recovered.epoch,
+            sequencer: None,
+            journal: None,
+            engine,
+            sink_names,
+            requests: VecDeque::new(),
+            arrivals: VecDeque::new(),
+            feed: VecDeque::new(),
+            engine_feed: VecDeque::new(),
+            effects: VecDeque::new(),
+            emitted: vec![0; sinks],
+            deliveries: (0..sinks).map(|_| VecDeque::new()).collect(),
+            orders: vec![VecDeque::new(); sinks],
+            acknowledgements: vec![VecDeque::new(); SOURCES.len()],
+            reports: VecDeque::new(),
+            committing: None,
+            removals: VecDeque::new(),
+            told: vec![recovered.epoch; sinks],
+        };
+        if around.has_log {
+            shell.journal = Some(Journal::open(around, &recovered, from)?);
+        } else {
+            around.accepted.split_off(&recovered.log_offset);
+            shell.begin(around, Replayed::nothing(from));
+        }
+        Ok(shell)
+    }
+
+    /// The log is replayed: now the order goes on and the sources are opened.
+    pub fn begin(&mut self, around: &mut Surroundings, mut replayed: Replayed) {
+        if around.bug == Some(Bug::ForgetUnflushedEpochs) {
+            replayed.start.under_way.clear();
+            replayed.start.epoch = Epoch(self.recovered_epoch.0 + 1);
+        }
+        let settings = SequencerSettings {
+            checkpoint: around.checkpoint,
+            log_bytes_max: LOG.bytes_max,
+            keeps_state: true,
+        };
+        self.mono = replayed.mono;
+        self.sequencer = Some(Sequencer::new(settings, self.sink_names.clone(), replayed.start, self.mono));
+        around.brokers.iter_mut().for_each(Broker::connect);
+    }
+
+    fn now(&self, around: &Surroundings) -> Now {
+        Now { mono: self.mono, wall: EventTime(around.wall_us) }
+    }
+
+    /// Asks for another model, and remembers it where the process does.
+    pub fn request(&mut self, factor: u8) {
+        if self.requests.len() < QUEUE {
+            self.requests.push_back(factor);
+        }
+    }
+
+    /// Asks for the end.
+    pub fn stop(&mut self, around: &Surroundings) {
+        let now = self.now(around);
+        if let Some(sequencer) = &mut self.sequencer {
+            sequencer.stop(now);
+        }
+    }
+
+    /// A source takes what its broker has, if there is room behind it.
+    pub fn receive(&mut self, around: &mut Surroundings, input: usize) -> Step {
+        if self.sequencer.is_none() || self.arrivals.len() >= QUEUE {
+            return Ok(());
+        }
+        let max = 1 + around.dice.below(3);
+        if let Some((readings, position)) = around.brokers[input].receive(max)? {
+            let batch = plant::messages(&readings, around.wall_us)?;
+            self.arrivals.push_back((input, batch, position));
+        }
+        Ok(())
+    }
+
+    /// A source passes an acknowledgement on.
+    pub fn acknowledge(&mut self, around: &mut Surroundings, input: usize) -> Step {
+        if let Some(position) = self.acknowledgements[input].pop_front() {
+            around.brokers[input].acknowledge(&position)?;
+        }
+        Ok(())
+    }
+
+    /// One turn of the coordinator: what waits goes on, then the first thing that is there.
+    pub fn coordinate(&mut self, around: &mut Surroundings) -> Step {
+        let now = self.now(around);
+        let Some(sequencer) = &mut self.sequencer else { return Ok(()) };
+        if sequencer.may_cut()
+            && let Some(factor) = self.requests.pop_front()
+        {
+            let model = plant::model_of(factor);
+            sequencer.cut(now, Some(Change::Model { node: MODEL_NODE.to_owned(), model }));
+        }
+        while self.feed.len() < QUEUE
+            && let Some(stamped) = sequencer.poll()
+        {
+            self.feed.push_back(stamped);
+        }
+        let deadline = self.engine.deadline();
+        if let Some(report) = self.reports.pop_front() {
+            match report {
+                Report::Synced { positions, grown_bytes } => {
+                    sequencer.logged(grown_bytes);
+                    for (input, position) in positions {
+                        self.acknowledgements[input].push_back(position);
+                    }
+                }
+                Report::Snapshot(snapshot) => sequencer.snapshot(snapshot),
+                Report::Flushed { sink, epoch, position } => sequencer.flushed(sink, epoch, position),
+            }
+        } else if sequencer.takes()
+            && let Some((input, batch, position)) = self.arrivals.pop_front()
+        {
+            sequencer.rows(now, input, batch, position);
+        } else if sequencer.takes() && sequencer.due(deadline).is_some_and(|due| due <= now.mono) {
+            sequencer.pass(now, deadline);
+        }
+        if self.committing.is_none() {
+            self.committing = sequencer.commit();
+        }
+        Ok(())
+    }
+
+    /// The checkpoint of a commit is written, and everyone is told.
+    pub fn save(&mut self, around: &mut Surroundings) -> Step {
+        if around.stalled.last() == Some(&true) {
+            return Ok(());
+        }
+        let Some(commit) = self.committing.take() else { return Ok(()) };
+        let now = self.now(around);
+        let sources = SOURCES.map(str::to_owned);
+        let mut store = around.memory.share();
+        let remove_before = recovery::save(store.as_mut(), &commit, now, &sources, &self.sink_names)?;
+        if let Some((last, ..)) = around.commits.last()
+            && *last >= commit.epoch
+        {
+            return breach(format!("epoch {} is committed behind {last}", commit.epoch));
+        }
+        let first = commit.sinks.first().cloned().unwrap_or(Position(String::new()));
+        around.commits.push((commit.epoch, commit.offset, first));
+        self.removals.push_back(remove_before);
+        for orders in &mut self.orders {
+            orders.push_back(commit.epoch);
+        }
+        if !around.has_log {
+            for (line, position) in self.acknowledgements.iter_mut().zip(commit.sources) {
+                line.extend(position);
+            }
+        }
+        self.finished = self.sequencer.as_ref().is_some_and(|sequencer| sequencer.is_last(commit.epoch));
+        Ok(())
+    }
+
+    /// One step of the engine: the next effect of the last record, or the next record.
+    pub fn run(&mut self, around: &mut Surroundings) -> Step {
+        if let Some((offset, effect)) = self.effects.pop_front() {
+            return self.pass_on(around, offset, effect);
+        }
+        let feed = if around.has_log { &mut self.engine_feed } else { &mut self.feed };
+        let Some(stamped) = feed.pop_front() else { return Ok(()) };
+        if !around.has_log {
+            note(around, &stamped)?;
+        }
+        self.emitted.fill(0);
+        let Stamped { offset, now, record, .. } = stamped;
+        if around.bug == Some(Bug::SnapshotBeforeChange)
+            && let Record::Barrier(Barrier { epoch, change: Some(_) }) = &record
+        {
+            // The state is taken first, and only then the change is made.
+            self.engine.handle(now, Record::Barrier(Barrier { epoch: *epoch, change: None }))?;
+            self.effects.extend(std::iter::from_fn(|| self.engine.poll()).map(|effect| (offset, effect)));
+            self.engine.handle(now, record)?;
+            while self.engine.poll().is_some() {}
+            return Ok(());
+        }
+        self.engine.handle(now, record)?;
+        self.effects.extend(std::iter::from_fn(|| self.engine.poll()).map(|effect| (offset, effect)));
+        Ok(())
+    }
+
+    fn pass_on(&mut self, around: &mut Surroundings, offset: u64, effect: Effect) -> Step {
+        match effect {
+            Effect::Emit { sink, event } if self.deliveries[sink].len() >= QUEUE => {
+                // The sink is full: the engine waits.
+                self.effects.push_front((offset, Effect::Emit { sink, event }));
+            }
+            Effect::Emit { sink, event: Event::Batch(batch) } => {
+                let incarnation = if around.has_log { 0 } else { around.incarnation };
+                let name = (incarnation, offset, self.emitted[sink]);
+                self.emitted[sink] += 1;
+                self.deliveries[sink].push_back(Delivery::Rows { name, batch });
+            }
+            Effect::Emit { sink, event: Event::Barrier(barrier) } => {
+                self.deliveries[sink].push_back(Delivery::Barrier(barrier.epoch));
+            }
+            Effect::Emit { event: Event::End, .. } => return breach("a source has ended, and none does"),
+            Effect::Snapshot(snapshot) => self.reports.push_back(Report::Snapshot(snapshot)),
+            Effect::Rejected { .. } => around.refused += 1,
+        }
+        Ok(())
+    }
+
+    /// One step of a sink: an order first, else the next delivery unless it stalls.
+    pub fn deliver(&mut self, around: &mut Surroundings, sink: usize) -> Step {
+        if let Some(epoch) = self.orders[sink].pop_front() {
+            let before = std::mem::replace(&mut self.told[sink], epoch);
+            if epoch <= before {
+                return breach(format!("sink {sink} is told of epoch {epoch} after {before}"));
+            }
+            return Ok(());
+        }
+        if around.stalled[sink] {
+            return Ok(());
+        }
+        let fails = std::mem::take(&mut around.failing[sink]);
+        let delivery = self.deliveries[sink].pop_front();
+        if fails && around.dice.happens(500) {
+            return Err(Fall::Died);
+        }
+        match delivery {
+            None => {}
+            Some(Delivery::Rows { name, batch }) => {
+                if around.has_log && name.1 >= around.safe {
+                    return breach(format!("an effect of record {} leaves before it is safe", name.1));
+                }
+                let rows = cells::rows(&batch)?;
+                around.sinks[sink].write(&mut around.dice, name, rows)?;
+            }
+            Some(Delivery::Barrier(epoch)) => {
+                let in_name_only = around.bug == Some(Bug::CommitWithoutFlush);
+                let position = around.sinks[sink].flush(in_name_only)?;
+                self.reports.push_back(Report::Flushed { sink, epoch, position });
+            }
+        }
+        // A sink can also fail when the other side has done all that was asked.
+        if fails { Err(Fall::Died) } else { Ok(()) }
+    }
+
+    /// Nothing is ever larger than it may be.
+    pub fn check_bounds(&self) -> Step {
+        let queues = [self.arrivals.len(), self.feed.len(), self.engine_feed.len(), self.requests.len()];
+        let waiting = self.sequencer.as_ref().map_or(0, Sequencer::waiting);
+        let epochs = self.sequencer.as_ref().map_or(0, |sequencer| sequencer.epochs().owed().count());
+        let log = self.journal.as_ref().map_or(0, |journal| journal.log.bytes());
+        let full = queues.into_iter().chain(self.deliveries.iter().map(VecDeque::len)).max() > Some(QUEUE);
+        if full || waiting > WAITING_MAX || epochs > EPOCHS_MAX || log > LOG.bytes_max {
+            return breach(format!(
+                "beyond a bound: queues {queues:?}, {waiting} records, {epochs} epochs, {log} bytes of log"
+            ));
+        }
+        if self.reports.len() > REPORTS_MAX {
+            return breach(format!("{} reports wait", self.reports.len()));
+        }
+        Ok(())
+    }
+
+    /// On whom what is under way waits, for the message when something gets stuck.
+    pub fn waits_for(&self) -> String {
+        let Some(sequencer) = &self.sequencer else { return "the replay".to_owned() };
+        let owed: Vec<String> =
+            sequencer.epochs().owed().map(|(epoch, whom)| format!("epoch {epoch} for {whom:?}")).collect();
+        let log = self.journal.as_ref().map_or(0, |journal| journal.log.bytes());
+        let queues = [self.arrivals.len(), sequencer.waiting(), self.feed.len(), self.engine_feed.len()];
+        let sinks: Vec<usize> = self.deliveries.iter().map(VecDeque::len).collect();
+        format!(
+            "[{}], log {log} bytes, queues {queues:?}, effects {}, sinks {sinks:?}",
+            owed.join(", "),
+            self.effects.len()
+        )
+    }
+}

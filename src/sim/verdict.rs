@@ -1,0 +1,150 @@
+//! The end of a world: what was delivered against the oracle, against an engine that never failed, and against what
+//! was published. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::around::Surroundings;
+use super::cells;
+use super::oracle::{Accepted, Oracle};
+use super::plant::{self, Guest, LEFT_OUT, Reading};
+use super::world::{Summary, Violation};
+use crate::core::{Effect, Engine, Event};
+
+/// By the offset of the record that causes them: rows for a sink.
+type Rows = BTreeMap<u64, Vec<String>>;
+
+/// The end of the world: everything against the oracle, a fresh engine, and what was published.
+pub(super) fn verify(
+    around: &Surroundings,
+    guest: Option<&Guest<'_>>,
+    summary: &mut Summary,
+) -> Result<(), Violation> {
+    verify_accepted(around, summary)?;
+    let due = due(around);
+    let again = again(around, guest)?;
+    let has_log = around.has_log;
+    for (sink, expected) in again.iter().enumerate() {
+        if let Some(due) = due.get(sink)
+            && due != expected
+        {
+            return Err(differ("an engine that never failed and the oracle", sink, expected, due));
+        }
+        let mut actual = around.sinks[sink].by_offset()?;
+        if !has_log && sink > 0 {
+            // What an earlier incarnation delivered and did not commit stays with the receiver.
+            actual.retain(|offset, _| expected.contains_key(offset));
+        }
+        if actual != *expected {
+            return Err(differ("what was delivered and the oracle", sink, &actual, expected));
+        }
+        summary.deliveries += around.sinks[sink].len() as u64;
+    }
+    verify_acknowledged(around, due.first())?;
+    verify_commits(around, summary)
+}
+
+/// The accepted records are whole, in order, and hold only what was published.
+fn verify_accepted(around: &Surroundings, summary: &mut Summary) -> Result<(), Violation> {
+    let published: BTreeSet<&Reading> = around.brokers.iter().flat_map(|broker| &broker.messages).collect();
+    let mut seen = BTreeSet::new();
+    let mut mono = Duration::ZERO;
+    for (expected, (offset, entry)) in (0..).zip(&around.accepted) {
+        if *offset != expected || entry.now.mono < mono {
+            return Err(Violation::of(format!(
+                "record {offset} at {:?} comes after {expected} others and {mono:?}",
+                entry.now.mono
+            )));
+        }
+        mono = entry.now.mono;
+        match &entry.accepted {
+            Accepted::Messages { readings, .. } => {
+                if let Some(invented) = readings.iter().find(|reading| !published.contains(reading)) {
+                    return Err(Violation::of(format!("nobody published {invented:?}")));
+                }
+                let new = readings.iter().filter(|reading| seen.insert(*reading)).count();
+                summary.duplicates += (readings.len() - new) as u64;
+            }
+            Accepted::Cut { factor: Some(_) } => summary.models += 1,
+            Accepted::Cut { factor: None } | Accepted::Tick => {}
+        }
+    }
+    summary.records = around.accepted.len() as u64;
+    summary.refused = around.refused;
+    summary.log_full = around.log_full;
+    Ok(())
+}
+
+/// By sink and offset: what the oracle says.
+fn due(around: &Surroundings) -> [Rows; 2] {
+    let mut oracle = Oracle::new();
+    let mut due = [BTreeMap::new(), BTreeMap::new()];
+    for (offset, entry) in &around.accepted {
+        let rows = oracle.accept(entry.now, &entry.accepted);
+        for (due, rows) in due.iter_mut().zip(rows).filter(|(_, rows)| !rows.is_empty()) {
+            due.insert(*offset, rows);
+        }
+    }
+    due
+}
+
+/// By sink and offset: what an engine says that is given the same records and never fails.
+fn again(around: &Surroundings, guest: Option<&Guest<'_>>) -> Result<Vec<Rows>, Violation> {
+    let (mut engine, _) = Engine::new(plant::graph(guest)?, None)?;
+    let mut said = vec![Rows::new(); around.sinks.len()];
+    for (offset, entry) in &around.accepted {
+        engine.handle(entry.now, entry.record.clone())?;
+        while let Some(effect) = engine.poll() {
+            if let Effect::Emit { sink, event: Event::Batch(batch) } = effect {
+                said[sink].entry(*offset).or_default().extend(cells::rows(&batch)?);
+            }
+        }
+    }
+    Ok(said)
+}
+
+/// Whatever a broker may forget is in the file, unless the plant leaves it out.
+fn verify_acknowledged(around: &Surroundings, ledger: Option<&Rows>) -> Result<(), Violation> {
+    let rows: BTreeSet<(&str, &str)> = ledger
+        .into_iter()
+        .flat_map(BTreeMap::values)
+        .flatten()
+        .filter_map(|row| {
+            let mut cells = row.split(", ").skip(1);
+            Some((cells.next()?, cells.next()?))
+        })
+        .collect();
+    for broker in &around.brokers {
+        let kept = broker.messages.iter().take(broker.acknowledged);
+        for reading in kept.filter(|reading| reading.value % LEFT_OUT != 0) {
+            let (device, seq) = (format!("{:?}", reading.device), reading.seq.to_string());
+            if !rows.contains(&(device.as_str(), seq.as_str())) {
+                return Err(Violation::of(format!("acknowledged and not delivered: {reading:?}")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Every commit had the file exactly where its cut was.
+fn verify_commits(around: &Surroundings, summary: &mut Summary) -> Result<(), Violation> {
+    let file = &around.sinks[0];
+    for (epoch, offset, position) in &around.commits {
+        let stood: usize = position.get()?;
+        let before = file.deliveries_before(*offset);
+        if stood != before {
+            return Err(Violation::of(format!(
+                "epoch {epoch} cut before record {offset} with {stood} deliveries in the file, not {before}"
+            )));
+        }
+    }
+    summary.commits = around.commits.len() as u64;
+    Ok(())
+}
+
+fn differ(what: &str, sink: usize, left: &Rows, right: &Rows) -> Violation {
+    let offsets: BTreeSet<&u64> = left.keys().chain(right.keys()).collect();
+    let first = offsets.into_iter().find(|offset| left.get(offset) != right.get(offset));
+    let (left, right) = (first.and_then(|at| left.get(at)), first.and_then(|at| right.get(at)));
+    Violation::of(format!("{what} differ at sink {sink}, record {first:?}: {left:?} and {right:?}"))
+}

@@ -1,0 +1,305 @@
+//! The engine's records in a log, and back: what the journal writes before anything follows from it, and what a
+//! restart gives the engine again. Touches files only through the log's `Store`.
+//!
+//! The runtime's journal thread and the simulated world run this same code.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::cursor::{Cursor, Damages};
+use super::log::Log;
+use super::record::{LogRecord, RecordKind, Stamp, encode_batch};
+use crate::core::{Barrier, Change, Epoch, EventTime, Model, Now, Position, Record, Stamped, Start};
+use crate::{Error, Result};
+
+/// Brings a kept model back by the node's name and the model's id.
+pub type Recall = Box<dyn Fn(&str, &str) -> Result<Arc<Model>> + Send>;
+
+/// What a barrier's change looks like in the log.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum LoggedChange {
+    Stop,
+    Graph,
+    Model { node: String, id: String },
+}
+
+/// Appends a record under its own offset and says how many bytes it has. It is durable after the next sync.
+///
+/// # Errors
+/// As [`Log::append_with`], with the log unchanged; and [`State`](crate::Kind::State) when the log and the record do
+/// not agree on the offset, which cannot be helped.
+pub fn append(log: &mut Log, stamped: &Stamped) -> Result<u64> {
+    let mut bytes = 0;
+    let offset = log.append_with(|out| {
+        let before = out.len();
+        encode(stamped, out)?;
+        bytes = (out.len() - before) as u64;
+        Ok(())
+    })?;
+    if offset == stamped.offset {
+        return Ok(bytes);
+    }
+    Err(Error::state(format!("the log gave offset {offset} to record {}", stamped.offset)))
+}
+
+fn encode(stamped: &Stamped, out: &mut Vec<u8>) -> Result<()> {
+    let now = Stamp {
+        mono_us: u64::try_from(stamped.now.mono.as_micros()).unwrap_or(u64::MAX),
+        wall_us: stamped.now.wall.micros(),
+    };
+    let kind = match &stamped.record {
+        Record::Batch { input, batch } => {
+            let position = stamped.position.as_ref().map_or("", |position| position.0.as_str());
+            return encode_batch(now, *input as u32, position, batch, out);
+        }
+        Record::End { input } => RecordKind::End { input: *input as u32 },
+        Record::Tick => RecordKind::Tick,
+        Record::Barrier(barrier) => {
+            let change = match barrier.change.as_deref() {
+                None => None,
+                Some(Change::Stop) => Some(LoggedChange::Stop),
+                Some(Change::Graph(_)) => Some(LoggedChange::Graph),
+                Some(Change::Model { node, model }) => {
+                    Some(LoggedChange::Model { node: node.clone(), id: model.id.to_string() })
+                }
+            };
+            let change = change.map(|change| serde_json::to_vec(&change)).transpose();
+            let change =
+                change.map_err(|error| Error::state(format!("a change cannot be logged: {error}")))?;
+            RecordKind::Barrier { epoch: barrier.epoch.0, change }
+        }
+    };
+    LogRecord { now, kind }.encode(out)
+}
+
+/// Where a replay begins.
+pub struct ReplayFrom {
+    /// Offset of the first record behind the checkpoint.
+    pub offset: u64,
+    /// The epoch of the checkpoint.
+    pub epoch: Epoch,
+    /// Positions of the sources at the checkpoint.
+    pub positions: Vec<Option<Position>>,
+    /// Monotonic time of the checkpoint.
+    pub mono: Duration,
+}
+
+/// What the log held behind the checkpoint.
+#[derive(Debug)]
+pub struct Replayed {
+    /// Where the pipeline goes on.
+    pub start: Start,
+    /// The largest monotonic time seen.
+    pub mono: Duration,
+    /// How many records there were.
+    pub records: u64,
+    /// What could not be read and was passed over.
+    pub damages: Damages,
+    /// Models that could not be brought back, and why; the engine goes on without these changes.
+    pub forgotten: Vec<String>,
+}
+
+impl Replayed {
+    /// Where a pipeline without a log goes on.
+    pub fn nothing(from: ReplayFrom) -> Self {
+        let start = Start {
+            offset: from.offset,
+            epoch: Epoch(from.epoch.0 + 1),
+            positions: from.positions,
+            ..Start::default()
+        };
+        Self { start, mono: from.mono, records: 0, damages: Damages::default(), forgotten: Vec::new() }
+    }
+}
+
+/// Reads the log from a checkpoint on, record by record.
+pub struct Replay {
+    cursor: Cursor,
+    recall: Recall,
+    so_far: Replayed,
+}
+
+impl Replay {
+    /// Begins behind a checkpoint.
+    pub fn new(log: &Log, from: ReplayFrom, recall: Recall) -> Self {
+        Self { cursor: log.read(from.offset), recall, so_far: Replayed::nothing(from) }
+    }
+
+    /// The next record for the engine; `None` at the end of the log.
+    ///
+    /// # Errors
+    /// If the log cannot be read, a record cannot be understood, or it belongs to a source that is not there.
+    pub fn next(&mut self, log: &mut Log) -> Result<Option<Stamped>> {
+        let Some((offset, bytes)) = self.cursor.next(log)? else { return Ok(None) };
+        let size = bytes.len() as u64;
+        let logged = LogRecord::decode(bytes)?;
+        let now =
+            Now { mono: Duration::from_micros(logged.now.mono_us), wall: EventTime(logged.now.wall_us) };
+        self.so_far.mono = self.so_far.mono.max(now.mono);
+        self.so_far.records += 1;
+        self.so_far.start.records_since_cut += 1;
+        self.so_far.start.log_bytes_since_cut += size;
+        let record = match logged.kind {
+            RecordKind::Batch { input, position, batch } => {
+                let input = input as usize;
+                *self.place_of(input)? = Some(Position(position));
+                Record::Batch { input, batch }
+            }
+            RecordKind::End { input } => {
+                let input = input as usize;
+                self.place_of(input)?;
+                Record::End { input }
+            }
+            RecordKind::Tick => Record::Tick,
+            RecordKind::Barrier { epoch, change } => self.barrier(offset, Epoch(epoch), change)?,
+        };
+        Ok(Some(Stamped { offset, now, record, position: None }))
+    }
+
+    /// What was found; the log goes on where it ends now.
+    pub fn finish(mut self, log: &Log) -> Replayed {
+        self.so_far.start.offset = log.next_offset();
+        self.so_far.damages = self.cursor.damages().clone();
+        self.so_far
+    }
+
+    fn place_of(&mut self, input: usize) -> Result<&mut Option<Position>> {
+        let sources = self.so_far.start.positions.len();
+        self.so_far.start.positions.get_mut(input).ok_or_else(|| {
+            Error::state(format!(
+                "the log has records of source {}, but the pipeline has only {sources}: finish the log with the \
+                 pipeline that wrote it, or remove it",
+                input + 1
+            ))
+        })
+    }
+
+    fn barrier(&mut self, offset: u64, epoch: Epoch, change: Option<Vec<u8>>) -> Result<Record> {
+        let start = &mut self.so_far.start;
+        start.under_way.push((epoch, offset + 1, start.positions.clone()));
+        start.epoch = Epoch(epoch.0 + 1);
+        (start.records_since_cut, start.log_bytes_since_cut) = (0, 0);
+        let Some(change) = change else { return Ok(Record::Barrier(Barrier { epoch, change: None })) };
+        let change: LoggedChange = serde_json::from_slice(&change).map_err(|error| {
+            Error::state(format!("the change at epoch {epoch} in the log cannot be read: {error}"))
+        })?;
+        let change = match change {
+            LoggedChange::Stop | LoggedChange::Graph => None,
+            LoggedChange::Model { node, id } => match (self.recall)(&node, &id) {
+                Ok(model) => Some(Arc::new(Change::Model { node, model })),
+                Err(error) => {
+                    self.so_far.forgotten.push(format!("{node}: {id}: {error}"));
+                    None
+                }
+            },
+        };
+        Ok(Record::Barrier(Barrier { epoch, change }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::RecordBatch;
+
+    use super::*;
+    use crate::core::ModelId;
+    use crate::store::memory::Memory;
+    use crate::store::{LogOptions, Store, record::raw_schema};
+
+    fn model(id: u8) -> Arc<Model> {
+        Arc::new(Model { id: ModelId([id; 32]), bytes: Arc::from([id]), prepared: Box::new(id) })
+    }
+
+    fn stamped(offset: u64, record: Record) -> Stamped {
+        let now = Now { mono: Duration::from_micros(offset * 10), wall: EventTime(-5) };
+        Stamped { offset, now, record, position: Some(Position(format!("p{offset}"))) }
+    }
+
+    fn barrier(epoch: u64, change: Option<Change>) -> Record {
+        Record::Barrier(Barrier { epoch: Epoch(epoch), change: change.map(Arc::new) })
+    }
+
+    fn log_of(records: Vec<Record>) -> Log {
+        let (mut log, _) = Log::open(Memory::new().share(), "log", LogOptions::default()).unwrap();
+        for (offset, record) in (0..).zip(records) {
+            assert!(append(&mut log, &stamped(offset, record)).unwrap() > 0);
+        }
+        log.sync().unwrap();
+        log
+    }
+
+    fn replay(log: &mut Log, sources: usize) -> Result<(Vec<String>, Replayed)> {
+        let from = ReplayFrom {
+            offset: 0,
+            epoch: Epoch(6),
+            positions: vec![None; sources],
+            mono: Duration::from_micros(3),
+        };
+        let recall: Recall = Box::new(|node, id| match id.starts_with("0101") {
+            true => Ok(model(1)),
+            false => Err(Error::model(format!("{node} has lost it"))),
+        });
+        let mut replay = Replay::new(log, from, recall);
+        let mut given = Vec::new();
+        while let Some(stamped) = replay.next(log)? {
+            given.push(match stamped.record {
+                Record::Batch { input, batch } => format!("rows {input} {}", batch.num_rows()),
+                other => format!("{other:?}"),
+            });
+        }
+        Ok((given, replay.finish(log)))
+    }
+
+    #[test]
+    fn a_replay_gives_the_records_again_and_says_where_the_pipeline_goes_on() {
+        let rows = |input| Record::Batch { input, batch: RecordBatch::new_empty(raw_schema()) };
+        let change = |id| Change::Model { node: "score".to_owned(), model: model(id) };
+        let mut log = log_of(vec![
+            rows(1),
+            barrier(7, Some(change(1))),
+            Record::Tick,
+            barrier(8, Some(change(2))),
+            rows(0),
+            barrier(9, Some(Change::Stop)),
+            Record::End { input: 1 },
+        ]);
+        let (given, replayed) = replay(&mut log, 2).unwrap();
+        let short = ModelId([1; 32]).to_string();
+        assert_eq!(given[0], "rows 1 0");
+        assert_eq!(
+            given[1],
+            format!("Barrier(Barrier {{ epoch: Epoch(7), change: Some(Model(score <- {short})) }})")
+        );
+        assert_eq!(given[3], "Barrier(Barrier { epoch: Epoch(8), change: None })", "that model is gone");
+        assert_eq!(
+            given[5], "Barrier(Barrier { epoch: Epoch(9), change: None })",
+            "a stop is over at a restart"
+        );
+        assert_eq!(replayed.forgotten.len(), 1);
+        assert_eq!((replayed.records, replayed.mono), (7, Duration::from_micros(60)));
+        let start = replayed.start;
+        assert_eq!((start.offset, start.epoch, start.records_since_cut), (7, Epoch(10), 1));
+        assert!(start.log_bytes_since_cut > 0 && start.log_bytes_since_cut < 20);
+        let at = |offset: u64| Some(Position(format!("p{offset}")));
+        assert_eq!(start.positions, [at(4), at(0)]);
+        assert_eq!(start.under_way[0], (Epoch(7), 2, vec![None, at(0)]));
+        assert_eq!(start.under_way[2], (Epoch(9), 6, vec![at(4), at(0)]));
+    }
+
+    #[test]
+    fn records_of_a_source_that_is_not_there_are_refused() {
+        let mut log = log_of(vec![Record::End { input: 2 }]);
+        let error = replay(&mut log, 2).unwrap_err();
+        assert!(error.message.contains("source 3, but the pipeline has only 2"), "{error}");
+    }
+
+    #[test]
+    fn a_record_out_of_order_is_refused() {
+        let mut log = log_of(vec![Record::Tick]);
+        let error = append(&mut log, &stamped(5, Record::Tick)).unwrap_err();
+        assert_eq!(error.message, "the log gave offset 1 to record 5");
+    }
+}
