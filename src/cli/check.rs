@@ -52,11 +52,13 @@ pub fn check(args: &CheckArgs) -> Outcome {
     for path in &args.files {
         match load(path, &args.pipeline) {
             Ok(pipeline) => {
-                eprint!("{}", pipeline.warnings.render(styled));
+                if !pipeline.warnings.is_empty() {
+                    eprintln!("{}", pipeline.warnings.render(styled));
+                }
                 print_summary(&path.display().to_string(), &pipeline);
             }
             Err(LoadFailure::Diagnostics(diagnostics)) => {
-                eprint!("{}", diagnostics.render(styled));
+                eprintln!("{}", diagnostics.render(styled));
                 wrong = true;
             }
             Err(LoadFailure::Error(error)) => {

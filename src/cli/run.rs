@@ -41,7 +41,7 @@ pub struct RunArgs {
 pub fn run(args: RunArgs) -> Outcome {
     let pipelines = load_all(&args.files, &args.pipeline)?;
     for pipeline in &pipelines {
-        eprint!("{}", pipeline.warnings.render(std::io::IsTerminal::is_terminal(&std::io::stderr())));
+        eprintln!("{}", pipeline.warnings.render(std::io::IsTerminal::is_terminal(&std::io::stderr())));
         if pipeline.settings.data_dir.is_none() {
             warn!(pipeline = pipeline.name(), "no data directory: nothing survives a restart");
         }
