@@ -170,7 +170,8 @@ fn hold(case: &Case) {
         std::fs::create_dir_all("tests/golden").unwrap();
         std::fs::write(&path, &found).unwrap();
     }
-    let expected = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}; run with UPDATE=1"));
+    let expected =
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}; run with UPDATE=1"));
     assert_eq!(found, expected, "{path}");
 }
 
@@ -247,7 +248,8 @@ fn the_cold_chain_computed_by_a_plain_program_is_the_same() {
     let mut compared = 0;
     for line in lines.lines() {
         let row: serde_json::Value = serde_json::from_str(line).unwrap();
-        let end = tidegate::codec::timestamp::parse_rfc3339(row["window_end"].as_str().unwrap().as_bytes()).unwrap();
+        let end = tidegate::codec::timestamp::parse_rfc3339(row["window_end"].as_str().unwrap().as_bytes())
+            .unwrap();
         let key = (end.div_euclid(QUARTER_US) - 1, row["room"].as_str().unwrap().to_owned());
         let Some(values) = quarters.remove(&key) else {
             assert!(row["temp_mean"].is_null(), "{line}");

@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
+mod golden;
 mod laws;
 mod mqtt;
+mod process;
 mod purity;
 mod simulation;
 mod support;

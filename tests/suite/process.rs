@@ -1,0 +1,485 @@
+//! The program as its user runs it: a process of its own, with real signals, sockets and files.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rumqttc::{AsyncClient, Event, Incoming, MqttOptions, QoS};
+
+use crate::support::{Mosquitto, free_port};
+
+const TIDEGATE: &str = env!("CARGO_BIN_EXE_tidegate");
+
+fn tidegate(args: &[&str]) -> Output {
+    Command::new(TIDEGATE).args(args).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A running `tidegate run`, killed with the value.
+struct Running {
+    child: Child,
+    admin: u16,
+}
+
+impl Running {
+    fn start(pipeline: &Path, extra: &[&str]) -> Self {
+        let admin = free_port();
+        let child = Command::new(TIDEGATE)
+            .args(["--log", "warn", "run"])
+            .arg(pipeline)
+            .args(["--admin", &format!("127.0.0.1:{admin}")])
+            .args(extra)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let running = Self { child, admin };
+        running.wait_for("a connection", |metrics| metric(metrics, "tidegate_source_connected") >= 1.0);
+        running
+    }
+
+    fn request(&self, method: &str, path: &str, body: &[u8]) -> Option<(u16, String)> {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.admin)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).ok()?;
+        stream.write_all(body).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let status = answer.split(' ').nth(1)?.parse().ok()?;
+        Some((status, answer.split_once("\r\n\r\n")?.1.to_owned()))
+    }
+
+    fn wait_for(&self, what: &str, done: impl Fn(&str) -> bool) {
+        let started = Instant::now();
+        while !self.request("GET", "/metrics", b"").is_some_and(|(_, metrics)| done(&metrics)) {
+            assert!(started.elapsed() < Duration::from_secs(60), "waited a minute for {what}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Ends it as an operator would; gives the exit code.
+    fn terminate(mut self) -> Option<i32> {
+        Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The sum of all series of a metric.
+fn metric(metrics: &str, name: &str) -> f64 {
+    metrics
+        .lines()
+        .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{')))
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum()
+}
+
+fn lines(path: &Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}")))
+        .collect()
+}
+
+const DEVICES: u64 = 1000;
+const START_MS: u64 = 1_700_000_000_000;
+
+/// Publishes numbered readings of a thousand devices at QoS 1, and one far ahead that closes all windows.
+fn publish(port: u16, messages: u64) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut options = MqttOptions::new("fleet", "127.0.0.1", port);
+        options.set_inflight(500);
+        let (client, mut events) = AsyncClient::new(options, 1000);
+        let sending = tokio::spawn(async move {
+            for number in 0..=messages {
+                // One millisecond each; the last one a day later.
+                let ts = START_MS + number + if number == messages { 86_400_000 } else { 0 };
+                let (device, seq) = (number % DEVICES, number / DEVICES);
+                let topic = format!("plant/line-{}/device-{device:03}/telemetry", device % 10);
+                let payload = format!(r#"{{"ts":{ts},"seq":{seq},"value":{}}}"#, number % 97);
+                client.publish(topic, QoS::AtLeastOnce, false, payload).await.unwrap();
+            }
+            client
+        });
+        let mut acknowledged = 0;
+        while acknowledged <= messages {
+            if let Event::Incoming(Incoming::PubAck(_)) = events.poll().await.unwrap() {
+                acknowledged += 1;
+            }
+        }
+        drop(sending.await.unwrap());
+    });
+}
+
+const FLEET: &str = r#"
+[pipeline]
+name = "fleet"
+checkpoint = "300ms"
+
+[source.plant]
+type = "mqtt"
+url = "mqtt://127.0.0.1:PORT"
+client_id = "fleet-gateway"
+topics = ["plant/{line}/{device}/telemetry"]
+format = { type = "json", time = "ts", time_unit = "ms" }
+fields = { seq = "i64", value = "f64" }
+event_time = { lateness = "10s", ahead = "3650d" }
+
+[operator.once]
+type = "dedup"
+inputs = ["plant"]
+by = ["device", "seq"]
+horizon = "1h"
+
+[operator.windows]
+type = "window"
+inputs = ["once"]
+size = "5s"
+by = ["line"]
+columns = { value = ["sum", "count"] }
+
+[sink.rows]
+type = "file"
+inputs = ["once"]
+path = "OUT/rows.ndjson"
+
+[sink.windows-file]
+type = "file"
+inputs = ["windows"]
+path = "OUT/windows.ndjson"
+"#;
+
+/// What the windows must be, computed from the messages alone.
+fn expected_windows(messages: u64) -> BTreeMap<(u64, u64), (u64, u64)> {
+    let mut windows = BTreeMap::new();
+    for number in 0..messages {
+        let window = (START_MS + number) / 5000;
+        let entry = windows.entry((window, number % DEVICES % 10)).or_insert((0, 0));
+        *entry = (entry.0 + 1, entry.1 + number % 97);
+    }
+    windows
+}
+
+fn check_fleet(directory: &Path, messages: u64, at_least_once: bool) {
+    let rows = lines(&directory.join("rows.ndjson"));
+    let distinct: BTreeSet<(String, i64)> = rows
+        .iter()
+        .map(|row| (row["device"].as_str().unwrap().to_owned(), row["seq"].as_i64().unwrap()))
+        .collect();
+    println!("{messages} messages published, {} rows, {} distinct ids", rows.len(), distinct.len());
+    assert_eq!(distinct.len() as u64, messages + 1, "every message, and the one that closes the windows");
+    assert_eq!(rows.len(), distinct.len(), "none twice (at least once: {at_least_once})");
+    let mut windows = BTreeMap::new();
+    for row in lines(&directory.join("windows.ndjson")) {
+        let end = row["window_end"].as_str().unwrap();
+        let end = tidegate::codec::timestamp::parse_rfc3339(end.as_bytes()).unwrap() as u64 / 5_000_000;
+        let line: u64 = row["line"].as_str().unwrap().trim_start_matches("line-").parse().unwrap();
+        let counted = (row["value_count"].as_u64().unwrap(), row["value_sum"].as_f64().unwrap() as u64);
+        assert!(windows.insert((end - 1, line), counted).is_none(), "a window came twice");
+    }
+    assert_eq!(windows, expected_windows(messages));
+}
+
+/// How many messages; a long run sets `TIDEGATE_MESSAGES=1000000`.
+fn messages() -> u64 {
+    std::env::var("TIDEGATE_MESSAGES").ok().and_then(|count| count.parse().ok()).unwrap_or(40_000)
+}
+
+fn fleet_pipeline(directory: &Path, port: u16) -> std::path::PathBuf {
+    let path = directory.join("fleet.toml");
+    let out = directory.display().to_string();
+    std::fs::write(&path, FLEET.replace("PORT", &port.to_string()).replace("OUT", &out)).unwrap();
+    path
+}
+
+fn wait_for_rows(directory: &Path, rows: u64) {
+    let started = Instant::now();
+    loop {
+        let text = std::fs::read(directory.join("rows.ndjson")).unwrap_or_default();
+        if memchr::memchr_iter(b'\n', &text).count() as u64 >= rows {
+            return;
+        }
+        assert!(started.elapsed() < Duration::from_secs(300), "waited five minutes for {rows} rows");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn killed_again_and_again_it_loses_nothing_and_counts_nothing_twice() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = "max_queued_messages 0\nmax_inflight_messages 1000";
+    let Some(broker) = Mosquitto::start(directory.path(), settings) else { return };
+    println!("Mosquitto, {}", settings.replace('\n', ", "));
+    let pipeline = fleet_pipeline(directory.path(), broker.port);
+    let data = directory.path().join("data").display().to_string();
+    let messages = messages();
+    let started = Instant::now();
+    let mut running = Running::start(&pipeline, &["--data-dir", &data]);
+    let port = broker.port;
+    let publisher = std::thread::spawn(move || publish(port, messages));
+    for part in 1..=3 {
+        wait_for_rows(directory.path(), messages * part / 5);
+        running.kill();
+        running = Running::start(&pipeline, &["--data-dir", &data]);
+    }
+    publisher.join().unwrap();
+    wait_for_rows(directory.path(), messages + 1);
+    println!("{:.0} messages/s, three times killed", messages as f64 / started.elapsed().as_secs_f64());
+    // The windows are flushed with the next checkpoint.
+    assert_eq!(running.terminate(), Some(0));
+    check_fleet(directory.path(), messages, true);
+}
+
+#[test]
+fn every_message_of_the_embedded_broker_arrives_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let pipeline = fleet_pipeline(directory.path(), port);
+    let mut file = std::fs::OpenOptions::new().append(true).open(&pipeline).unwrap();
+    write!(file, "\n[broker]\nlisten = \"127.0.0.1:{port}\"\n").unwrap();
+    let data = directory.path().join("data").display().to_string();
+    let messages = messages();
+    let running = Running::start(&pipeline, &["--data-dir", &data]);
+    let started = Instant::now();
+    publish(port, messages);
+    wait_for_rows(directory.path(), messages + 1);
+    println!("rumqttd: {:.0} messages/s", messages as f64 / started.elapsed().as_secs_f64());
+    assert_eq!(running.terminate(), Some(0));
+    check_fleet(directory.path(), messages, false);
+}
+
+#[test]
+fn a_model_is_replaced_while_data_flow_and_every_score_is_that_of_its_model() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name).display().to_string();
+    // Two columns that go together.
+    let value = |number: u32| {
+        let x = f64::from(number % 100) / 10.0;
+        (x, 2.0 * x + f64::from(number * 7919 % 13) / 100.0)
+    };
+    let mut table = "a,b\n".to_owned();
+    for number in 0..600 {
+        let (a, b) = value(number);
+        table += &format!("{a},{b}\n");
+    }
+    std::fs::write(at("normal.csv"), &table).unwrap();
+    for (name, seed) in [("one.tgm", "1"), ("two.tgm", "2")] {
+        let out = at(name);
+        let trained = tidegate(&["model", "train", &at("normal.csv"), "--out", &out, "--seed", seed]);
+        assert!(trained.status.success(), "{}", text(&trained.stderr));
+    }
+    let port = free_port();
+    let pipeline = format!(
+        r#"
+[pipeline]
+name = "scoring"
+checkpoint = "200ms"
+[broker]
+listen = "127.0.0.1:{port}"
+[source.plant]
+type = "mqtt"
+url = "mqtt://127.0.0.1:{port}"
+topics = ["t/{{device}}"]
+format = {{ type = "json", time = "ts", time_unit = "ms" }}
+fields = {{ n = "i64", a = "f64", b = "f64" }}
+[operator.scored]
+type = "detect"
+inputs = ["plant"]
+model = {{ file = {:?} }}
+[sink.out]
+type = "file"
+inputs = ["scored"]
+path = {:?}
+"#,
+        at("one.tgm"),
+        at("scored.ndjson")
+    );
+    std::fs::write(at("scoring.toml"), pipeline).unwrap();
+    let running = Running::start(&directory.path().join("scoring.toml"), &[]);
+    let send = |range: std::ops::Range<u32>| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (client, mut events) = AsyncClient::new(MqttOptions::new("sender", "127.0.0.1", port), 1000);
+            for number in range.clone() {
+                let (a, b) = value(number);
+                let payload =
+                    format!(r#"{{"ts":{},"n":{number},"a":{a},"b":{b}}}"#, START_MS + u64::from(number));
+                client.publish(format!("t/d{}", number % 3), QoS::AtLeastOnce, false, payload).await.unwrap();
+            }
+            let mut acknowledged = 0;
+            while acknowledged < range.len() {
+                if let Event::Incoming(Incoming::PubAck(_)) = events.poll().await.unwrap() {
+                    acknowledged += 1;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        });
+    };
+    let wait_for_out = |rows: f64| {
+        running.wait_for("rows", |metrics| metric(metrics, "tidegate_sink_rows_total") >= rows);
+    };
+    send(0..150);
+    wait_for_out(150.0);
+    let two = std::fs::read(at("two.tgm")).unwrap();
+    let mut damaged = two.clone();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    let (status, reason) = running.request("POST", "/models/scored", &damaged).unwrap();
+    assert_eq!(status, 422, "{reason}");
+    assert!(reason.contains("error"), "{reason}");
+    assert_eq!(running.request("POST", "/models/other", &two).unwrap().0, 404);
+    let (status, answer) = running.request("POST", "/models/scored", &two).unwrap();
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(running.request("POST", "/models/scored", &two).unwrap().0, 409);
+    send(150..300);
+    wait_for_out(300.0);
+    assert_eq!(running.terminate(), Some(0));
+
+    let rows = lines(&directory.path().join("scored.ndjson"));
+    assert_eq!(rows.len(), 300);
+    let offline = |model: &str| -> Vec<f64> {
+        let scored = tidegate(&["model", "score", &at(model), &at("normal.csv")]);
+        assert!(scored.status.success(), "{}", text(&scored.stderr));
+        text(&scored.stdout)
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["score"].as_f64().unwrap())
+            .collect()
+    };
+    let (one, two) = (offline("one.tgm"), offline("two.tgm"));
+    let models: BTreeSet<&str> = rows.iter().map(|row| row["model"].as_str().unwrap()).collect();
+    assert_eq!(models.len(), 2);
+    for row in &rows {
+        let number = row["n"].as_u64().unwrap() as usize;
+        let expected = if number < 150 { one[number] } else { two[number] };
+        assert_eq!(row["score"].as_f64().unwrap(), expected, "{row}");
+        assert_eq!(row["model"] == rows[0]["model"], number < 150, "{row}");
+    }
+}
+
+#[test]
+fn a_wrong_file_is_refused_with_all_its_faults_and_code_2() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("wrong.toml");
+    std::fs::write(
+        &path,
+        r#"
+[pipeline]
+name = "wrong"
+[source.plant]
+type = "mqtt"
+url = "mqtt://localhost"
+topics = ["a"]
+format = { type = "json" }
+fields = { temp = "f64" }
+[operator.w]
+type = "window"
+inputs = ["plant"]
+sizes = "1s"
+columns = { temp = ["men"] }
+[operator.f]
+type = "filter"
+inputs = ["plant"]
+where = "tmp > 1"
+[sink.out]
+type = "stdout"
+inputs = ["w", "f.rest"]
+"#,
+    )
+    .unwrap();
+    let checked = tidegate(&["check", &path.display().to_string()]);
+    let said = text(&checked.stderr);
+    assert_eq!(checked.status.code(), Some(2), "{said}");
+    for part in ["did you mean `size`", "wrong.toml:13:1", "tmp", "did you mean \"temp\""] {
+        assert!(said.contains(part), "{part} is missing in:\n{said}");
+    }
+    assert_eq!(tidegate(&["run", &path.display().to_string()]).status.code(), Some(2));
+    assert_eq!(tidegate(&["run", "no-such-file.toml"]).status.code(), Some(2));
+    assert_eq!(tidegate(&["no-such-command"]).status.code(), Some(2));
+}
+
+#[test]
+fn recorded_messages_replayed_give_rows_and_frames_decode_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name).display().to_string();
+    let mut recorded = String::new();
+    for number in 0..500 {
+        recorded += &format!(
+            "plant/line-1/press-0{}/telemetry {{\"ts\":{},\"seq\":{number},\"temp\":{},\"vib\":0.5,\"current\":3}}\n",
+            number % 3,
+            START_MS + number * 500,
+            60 + number % 20
+        );
+    }
+    recorded += "plant/line-1/press-01/telemetry not json\n";
+    std::fs::write(at("plant.messages"), recorded).unwrap();
+    let input = format!("plant={}", at("plant.messages"));
+    let replayed = tidegate(&["replay", "pipelines/fan-out.toml", "--input", &input, "--out", &at("out")]);
+    assert!(replayed.status.success(), "{}", text(&replayed.stderr));
+    let hot = lines(&directory.path().join("out/control-room.ndjson"));
+    assert_eq!(hot.len(), 225, "temperatures from 71 to 79 of 60 to 79");
+    let historian = lines(&directory.path().join("out/historian.ndjson"));
+    assert_eq!(historian.len(), 500, "the line that is no JSON costs itself");
+
+    let pipeline = format!(
+        r#"
+[pipeline]
+name = "pack"
+[source.readings]
+type = "file"
+path = {:?}
+format = {{ type = "json", time = "time", time_unit = "rfc3339" }}
+fields = {{ device = "text", temp = "f64", seq = "i64" }}
+[operator.frames]
+type = "compress"
+inputs = ["readings"]
+codec = "huffman"
+rows = 100
+[sink.packed]
+type = "file"
+inputs = ["frames"]
+path = {:?}
+"#,
+        at("out/historian.ndjson"),
+        at("packed.tgf")
+    );
+    std::fs::write(at("pack.toml"), pipeline).unwrap();
+    let packed = tidegate(&["run", &at("pack.toml")]);
+    assert!(packed.status.success(), "{}", text(&packed.stderr));
+    let decoded = tidegate(&["decode", &at("packed.tgf"), "--to", "ndjson"]);
+    assert!(decoded.status.success(), "{}", text(&decoded.stderr));
+    let rows: Vec<serde_json::Value> =
+        text(&decoded.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(rows.len(), 500);
+    for (row, read) in rows.iter().zip(&historian) {
+        for column in ["time", "device", "temp", "seq"] {
+            assert_eq!(row[column], read[column]);
+        }
+    }
+}
+
+#[test]
+fn every_key_of_every_component_is_documented() {
+    let undocumented = tidegate::config::undocumented(&tidegate::builtin::registry());
+    assert!(undocumented.is_empty(), "{undocumented:#?}");
+}
