@@ -22,6 +22,10 @@ pub const EPOCHS_UNDER_WAY_MAX: usize = 4;
 /// quarter there is always a cut whose commit makes room before the log is full.
 const LOG_PARTS_PER_CUT: u64 = 4;
 
+/// Cuts in a row that may be made only to make room: the log is kept from the older of two checkpoints on, so the
+/// third is the first whose commit removes everything before itself. Beyond that, one per checkpoint interval.
+const RELIEFS_MAX: u32 = 3;
+
 /// A record in its place.
 #[derive(Debug)]
 pub struct Stamped {
@@ -51,8 +55,10 @@ pub struct Start {
     pub under_way: Vec<Begun>,
     /// Records behind the last cut.
     pub records_since_cut: u64,
-    /// Bytes of log behind the last cut.
+    /// Bytes of log behind the last cut, at most.
     pub log_bytes_since_cut: u64,
+    /// Bytes of the whole log.
+    pub log_bytes: u64,
 }
 
 /// How records are put in order.
@@ -79,6 +85,9 @@ pub struct Sequencer {
     cut_at: Duration,
     records_since_cut: u64,
     log_bytes_since_cut: u64,
+    log_bytes: u64,
+    /// Cuts made since rows last came only to make room.
+    reliefs: u32,
     ticked: Option<Duration>,
     stopping: Option<Epoch>,
 }
@@ -101,14 +110,28 @@ impl Sequencer {
             cut_at: mono + settings.checkpoint,
             records_since_cut: start.records_since_cut,
             log_bytes_since_cut: start.log_bytes_since_cut,
+            log_bytes: start.log_bytes,
+            reliefs: 0,
             ticked: None,
             stopping: None,
         }
     }
 
-    /// Whether rows may come: all that came before have gone on, and the pipeline is not stopping.
+    /// Whether rows may come: all that came before have gone on, the pipeline is not stopping, and the log has room
+    /// for them and for the cut that must follow.
     pub fn takes(&self) -> bool {
-        self.outbox.is_empty() && self.stopping.is_none()
+        self.outbox.is_empty() && self.stopping.is_none() && !self.is_tight()
+    }
+
+    /// Whether the log has grown so large that rows stop, while a quarter of it is still free. A log filled to the brim could not take the cut whose
+    /// commit makes room, and would stay full for ever.
+    pub fn is_tight(&self) -> bool {
+        self.log_bytes > self.settings.log_bytes_max / LOG_PARTS_PER_CUT * (LOG_PARTS_PER_CUT - 1)
+    }
+
+    /// Whether a cut is due only to make room: nothing is under way whose commit would.
+    fn relief_is_due(&self) -> bool {
+        self.is_tight() && self.reliefs < RELIEFS_MAX && self.epochs.is_idle() && self.may_cut()
     }
 
     /// Whether a stop has begun.
@@ -134,6 +157,7 @@ impl Sequencer {
     /// Rows have come from a source, which stands at `position` behind them.
     pub fn rows(&mut self, now: Now, input: usize, batch: RecordBatch, position: Position) {
         self.positions[input] = Some(position.clone());
+        self.reliefs = 0;
         self.push(now, Record::Batch { input, batch }, Some(position));
         if self.log_bytes_since_cut > self.settings.log_bytes_max / LOG_PARTS_PER_CUT && self.may_cut() {
             self.cut(now, None);
@@ -154,8 +178,11 @@ impl Sequencer {
         if self.is_stopping() {
             return None;
         }
+        if self.relief_is_due() {
+            return Some(Duration::ZERO);
+        }
         let tick = deadline.filter(|_| deadline != self.ticked);
-        let cut = (self.records_since_cut > 0 && self.epochs.may_begin()).then_some(self.cut_at);
+        let cut = (self.is_cut_wanted() && self.epochs.may_begin()).then_some(self.cut_at);
         tick.into_iter().chain(cut).min()
     }
 
@@ -169,9 +196,17 @@ impl Sequencer {
             self.ticked = Some(due);
             self.push(now, Record::Tick, None);
         }
-        if now.mono >= self.cut_at && self.records_since_cut > 0 && self.may_cut() {
+        if self.relief_is_due() {
+            self.reliefs += 1;
+            self.cut(now, None);
+        } else if now.mono >= self.cut_at && self.is_cut_wanted() && self.may_cut() {
             self.cut(now, None);
         }
+    }
+
+    /// Whether there is anything behind the last cut, or room to be made.
+    fn is_cut_wanted(&self) -> bool {
+        self.records_since_cut > 0 || self.is_tight()
     }
 
     /// Puts a cut in order and gives its number.
@@ -217,9 +252,10 @@ impl Sequencer {
         self.outbox.len()
     }
 
-    /// The log has grown.
-    pub fn logged(&mut self, bytes: u64) {
-        self.log_bytes_since_cut += bytes;
+    /// The log has grown, and holds so much now.
+    pub fn logged(&mut self, grown_bytes: u64, log_bytes: u64) {
+        self.log_bytes_since_cut += grown_bytes;
+        self.log_bytes = log_bytes;
     }
 
     /// The engine has made its cut.
@@ -325,12 +361,33 @@ mod tests {
         let start = Start { positions: vec![None], log_bytes_since_cut: 60, ..Start::default() };
         let mut sequencer = Sequencer::new(SETTINGS, Vec::new(), start, Duration::ZERO);
         rows(&mut sequencer, 1);
-        sequencer.logged(40);
+        sequencer.logged(40, 100);
         rows(&mut sequencer, 1);
         assert_eq!(polled(&mut sequencer).len(), 2, "a hundred is not more than a hundred");
-        sequencer.logged(1);
+        sequencer.logged(1, 101);
         rows(&mut sequencer, 1);
         assert_eq!(polled(&mut sequencer), ["2: rows 0", "3: cut 0"]);
+    }
+
+    #[test]
+    fn a_log_that_grows_tight_stops_rows_and_is_cut_until_there_is_room_or_it_proves_useless() {
+        let mut sequencer = sequencer(SETTINGS);
+        sequencer.logged(0, 300);
+        assert!(sequencer.takes());
+        sequencer.logged(0, 301);
+        assert!(!sequencer.takes());
+        for epoch in 1..=3 {
+            assert_eq!(sequencer.due(None), Some(Duration::ZERO));
+            sequencer.pass(at(1), None);
+            assert_eq!(polled(&mut sequencer), [format!("{}: cut {epoch}", epoch - 1)]);
+            assert!(sequencer.due(None) > Some(Duration::ZERO), "one at a time");
+            sequencer.flushed(0, Epoch(epoch), Position("o".to_owned()));
+            sequencer.snapshot(Snapshot { epoch: Epoch(epoch), now: at(1), nodes: Vec::new() });
+            assert!(sequencer.commit().is_some());
+        }
+        assert_eq!(sequencer.due(None), Some(Duration::from_secs(11)), "from here on by the clock");
+        sequencer.logged(0, 300);
+        assert!(sequencer.takes() && sequencer.due(None).is_none());
     }
 
     #[test]

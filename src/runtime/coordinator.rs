@@ -229,7 +229,7 @@ impl Coordinator {
         match report {
             Report::Synced { below, positions, grown_bytes, log_bytes } => {
                 debug!(below, log_bytes, "log synced");
-                self.sequencer.logged(grown_bytes);
+                self.sequencer.logged(grown_bytes, log_bytes);
                 self.metrics.set_log_bytes(log_bytes);
                 for (input, position) in positions {
                     let _ = self.lines.sources[input].send(position);

@@ -58,6 +58,7 @@ fn drive(mut log: Log, replay: Replay, mut lines: JournalLines) -> Result<()> {
     if lines.replayed.send(replayed).is_err() {
         return Ok(());
     }
+    let mut told_bytes = log.grown_bytes();
     let mut group = Vec::with_capacity(GROUP_MAX);
     while let Some(first) = lines.feed.blocking_recv() {
         group.push(first);
@@ -70,12 +71,12 @@ fn drive(mut log: Log, replay: Replay, mut lines: JournalLines) -> Result<()> {
             remove(&mut log, offset);
         }
         let mut positions: Vec<(usize, Position)> = Vec::new();
-        let mut grown_bytes = 0;
         for stamped in &group {
-            grown_bytes += append(&mut log, stamped, &mut lines.removals)?;
+            append(&mut log, stamped, &mut lines.removals)?;
             note_position(stamped, &mut positions);
         }
         let below = sync(&mut log);
+        let grown_bytes = log.grown_bytes() - std::mem::replace(&mut told_bytes, log.grown_bytes());
         let report = Report::Synced { below, positions, grown_bytes, log_bytes: log.bytes() };
         if lines.reports.send(report).is_err() {
             return Ok(());
@@ -99,11 +100,11 @@ fn note_position(stamped: &Stamped, positions: &mut Vec<(usize, Position)>) {
 
 /// Appends a record; waits while the log is full or the disk fails. The record is not acknowledged meanwhile, so
 /// nothing is lost and the sources are held back.
-fn append(log: &mut Log, stamped: &Stamped, removals: &mut mpsc::UnboundedReceiver<u64>) -> Result<u64> {
+fn append(log: &mut Log, stamped: &Stamped, removals: &mut mpsc::UnboundedReceiver<u64>) -> Result<()> {
     let mut told = false;
     loop {
         match journal::append(log, stamped) {
-            Ok(bytes) => return Ok(bytes),
+            Ok(()) => return Ok(()),
             Err(error) if error.kind == Kind::Unavailable => {
                 if !std::mem::replace(&mut told, true) {
                     warn!(%error, "the log is full; sources wait for the sinks");

@@ -44,8 +44,8 @@ pub(super) struct Surroundings {
     /// Commits that were made durable: epoch, offset, where the first sink stood.
     pub commits: Vec<(Epoch, u64, Position)>,
     pub refused: u64,
-    /// How often the journal found the log full.
-    pub log_full: u64,
+    /// Turns of the coordinator in which rows had to wait for room in the log.
+    pub log_tight: u64,
 }
 
 /// Why a process is no more.

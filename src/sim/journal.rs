@@ -17,7 +17,7 @@ use crate::store::{Log, LogOptions, Store};
 pub(super) const LOG: LogOptions = LogOptions {
     segment_bytes_max: 1024,
     block_bytes_max: 512,
-    bytes_max: 6 << 10,
+    bytes_max: 7 << 10,
     compress: false,
     offset_min: 0,
 };
@@ -38,7 +38,8 @@ pub(super) struct Journal {
     group: VecDeque<Stamped>,
     /// How many of the group are appended.
     appended: usize,
-    grown_bytes: u64,
+    /// How far the log had grown at the last report.
+    told_bytes: u64,
     positions: Vec<(usize, Position)>,
 }
 
@@ -120,6 +121,7 @@ impl Journal {
         }
         around.accepted.split_off(&log.next_offset());
         let recall = Box::new(|_: &str, id: &str| plant::recall_model(id));
+        let told_bytes = log.grown_bytes();
         let replay = Some(Replay::new(&log, from, recall));
         Ok(Self {
             log,
@@ -127,7 +129,7 @@ impl Journal {
             stage: Stage::Gather,
             group: VecDeque::new(),
             appended: 0,
-            grown_bytes: 0,
+            told_bytes,
             positions: Vec::new(),
         })
     }
@@ -143,8 +145,7 @@ impl Journal {
     fn append(&mut self, around: &mut Surroundings, removals: &mut VecDeque<u64>) -> Step {
         while let Some(stamped) = self.group.get(self.appended) {
             match journal::append(&mut self.log, stamped) {
-                Ok(bytes) => {
-                    self.grown_bytes += bytes;
+                Ok(()) => {
                     if let (Record::Batch { input, .. }, Some(position)) =
                         (&stamped.record, &stamped.position)
                     {
@@ -154,7 +155,6 @@ impl Journal {
                     self.appended += 1;
                 }
                 Err(error) if error.kind == Kind::Unavailable => {
-                    around.log_full += 1;
                     let _ = self.log.sync();
                     self.make_room(removals);
                     return Ok(());
@@ -169,7 +169,9 @@ impl Journal {
     fn report(&mut self) -> Report {
         Report::Synced {
             positions: std::mem::take(&mut self.positions),
-            grown_bytes: std::mem::take(&mut self.grown_bytes),
+            grown_bytes: self.log.grown_bytes()
+                - std::mem::replace(&mut self.told_bytes, self.log.grown_bytes()),
+            log_bytes: self.log.bytes(),
         }
     }
 }

@@ -34,7 +34,7 @@ const WAITING_MAX: usize = 2 + EPOCHS_MAX;
 
 /// From anywhere to the coordinator.
 pub(super) enum Report {
-    Synced { positions: Vec<(usize, Position)>, grown_bytes: u64 },
+    Synced { positions: Vec<(usize, Position)>, grown_bytes: u64, log_bytes: u64 },
     Snapshot(Snapshot),
     Flushed { sink: usize, epoch: Epoch, position: Position },
 }
@@ -197,11 +197,12 @@ impl Shell {
         {
             self.feed.push_back(stamped);
         }
+        around.log_tight += u64::from(sequencer.is_tight());
         let deadline = self.engine.deadline();
         if let Some(report) = self.reports.pop_front() {
             match report {
-                Report::Synced { positions, grown_bytes } => {
-                    sequencer.logged(grown_bytes);
+                Report::Synced { positions, grown_bytes, log_bytes } => {
+                    sequencer.logged(grown_bytes, log_bytes);
                     for (input, position) in positions {
                         self.acknowledgements[input].push_back(position);
                     }
@@ -213,7 +214,7 @@ impl Shell {
             && let Some((input, batch, position)) = self.arrivals.pop_front()
         {
             sequencer.rows(now, input, batch, position);
-        } else if sequencer.takes() && sequencer.due(deadline).is_some_and(|due| due <= now.mono) {
+        } else if sequencer.waiting() == 0 && sequencer.due(deadline).is_some_and(|due| due <= now.mono) {
             sequencer.pass(now, deadline);
         }
         if self.committing.is_none() {

@@ -71,7 +71,7 @@ fn verify_accepted(around: &Surroundings, summary: &mut Summary) -> Result<(), V
     }
     summary.records = around.accepted.len() as u64;
     summary.refused = around.refused;
-    summary.log_full = around.log_full;
+    summary.log_tight = around.log_tight;
     Ok(())
 }
 

@@ -114,8 +114,8 @@ pub struct Summary {
     pub duplicates: u64,
     /// Deliveries that have arrived at all sinks.
     pub deliveries: u64,
-    /// Times a full log held the sources back.
-    pub log_full: u64,
+    /// Turns of the coordinator in which rows had to wait for room in the log.
+    pub log_tight: u64,
 }
 
 impl std::ops::AddAssign for Summary {
@@ -129,7 +129,7 @@ impl std::ops::AddAssign for Summary {
         self.refused += other.refused;
         self.duplicates += other.duplicates;
         self.deliveries += other.deliveries;
-        self.log_full += other.log_full;
+        self.log_tight += other.log_tight;
     }
 }
 
@@ -172,11 +172,15 @@ const WEIGHTS: [(Act, usize); 17] = [
     (Act::Disk, 6),
     (Act::Clock, 6),
     (Act::Model, 12),
-    (Act::Stall, 10),
+    (Act::Stall, 5),
     (Act::Fail, 4),
 ];
 
 impl Act {
+    fn is_deadly(self) -> bool {
+        matches!(self, Self::Power | Self::Kill | Self::Fail | Self::Disk)
+    }
+
     fn is_fault(self) -> bool {
         matches!(
             self,
@@ -209,11 +213,17 @@ impl<'a> World<'a> {
     /// The world of a seed.
     pub fn new(seed: u64, options: Options<'a>) -> Self {
         let mut dice = Dice::new(seed);
+        // Where processes live longer, more gathers in them.
+        let calm = 1 + 3 * dice.below(2);
+        let acts = WEIGHTS.into_iter().filter(|(act, _)| !act.is_fault() || dice.happens(750));
         let acts =
-            WEIGHTS.into_iter().filter(|(act, _)| !act.is_fault() || dice.happens(750)).collect::<Vec<_>>();
+            acts.map(|(act, weight)| (act, if act.is_deadly() { weight.div_ceil(calm) } else { weight }));
+        let acts = acts.collect();
         let has_log = options.log.unwrap_or_else(|| dice.happens(750));
         let mut sinks = vec![Sink::new(Manner::Truncating), Sink::new(Manner::Naming)];
         sinks.extend(options.guest.map(|_| Sink::new(Manner::Naming)));
+        let mut stalled = vec![false; sinks.len()];
+        stalled.push(dice.happens(250));
         let around = Surroundings {
             checkpoint: Duration::from_millis(500 + 500 * dice.below(20) as u64),
             dice,
@@ -221,7 +231,7 @@ impl<'a> World<'a> {
             has_log,
             memory: Memory::new(),
             brokers: [Broker::default(), Broker::default()],
-            stalled: vec![false; sinks.len() + 1],
+            stalled,
             failing: vec![false; sinks.len()],
             sinks,
             wall_us: BEGIN_US,
@@ -230,7 +240,7 @@ impl<'a> World<'a> {
             safe: 0,
             commits: Vec::new(),
             refused: 0,
-            log_full: 0,
+            log_tight: 0,
         };
         Self {
             around,

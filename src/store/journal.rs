@@ -26,21 +26,15 @@ enum LoggedChange {
     Model { node: String, id: String },
 }
 
-/// Appends a record under its own offset and says how many bytes it has. It is durable after the next sync.
+/// Appends a record under its own offset. It is durable after the next sync.
 ///
 /// # Errors
 /// As [`Log::append_with`], with the log unchanged; and [`State`](crate::Kind::State) when the log and the record do
 /// not agree on the offset, which cannot be helped.
-pub fn append(log: &mut Log, stamped: &Stamped) -> Result<u64> {
-    let mut bytes = 0;
-    let offset = log.append_with(|out| {
-        let before = out.len();
-        encode(stamped, out)?;
-        bytes = (out.len() - before) as u64;
-        Ok(())
-    })?;
+pub fn append(log: &mut Log, stamped: &Stamped) -> Result<()> {
+    let offset = log.append_with(|out| encode(stamped, out))?;
     if offset == stamped.offset {
-        return Ok(bytes);
+        return Ok(());
     }
     Err(Error::state(format!("the log gave offset {offset} to record {}", stamped.offset)))
 }
@@ -134,14 +128,12 @@ impl Replay {
     /// If the log cannot be read, a record cannot be understood, or it belongs to a source that is not there.
     pub fn next(&mut self, log: &mut Log) -> Result<Option<Stamped>> {
         let Some((offset, bytes)) = self.cursor.next(log)? else { return Ok(None) };
-        let size = bytes.len() as u64;
         let logged = LogRecord::decode(bytes)?;
         let now =
             Now { mono: Duration::from_micros(logged.now.mono_us), wall: EventTime(logged.now.wall_us) };
         self.so_far.mono = self.so_far.mono.max(now.mono);
         self.so_far.records += 1;
         self.so_far.start.records_since_cut += 1;
-        self.so_far.start.log_bytes_since_cut += size;
         let record = match logged.kind {
             RecordKind::Batch { input, position, batch } => {
                 let input = input as usize;
@@ -159,8 +151,11 @@ impl Replay {
         Ok(Some(Stamped { offset, now, record, position: None }))
     }
 
-    /// What was found; the log goes on where it ends now.
+    /// What was found; the log goes on where it ends now. All of it counts as behind the last cut: where it is large,
+    /// the next cut is due, and how large the part behind the cut is need not be known.
     pub fn finish(mut self, log: &Log) -> Replayed {
+        self.so_far.start.log_bytes_since_cut = log.bytes();
+        self.so_far.start.log_bytes = log.bytes();
         self.so_far.start.offset = log.next_offset();
         self.so_far.damages = self.cursor.damages().clone();
         self.so_far
@@ -181,7 +176,7 @@ impl Replay {
         let start = &mut self.so_far.start;
         start.under_way.push((epoch, offset + 1, start.positions.clone()));
         start.epoch = Epoch(epoch.0 + 1);
-        (start.records_since_cut, start.log_bytes_since_cut) = (0, 0);
+        start.records_since_cut = 0;
         let Some(change) = change else { return Ok(Record::Barrier(Barrier { epoch, change: None })) };
         let change: LoggedChange = serde_json::from_slice(&change).map_err(|error| {
             Error::state(format!("the change at epoch {epoch} in the log cannot be read: {error}"))
@@ -225,7 +220,7 @@ mod tests {
     fn log_of(records: Vec<Record>) -> Log {
         let (mut log, _) = Log::open(Memory::new().share(), "log", LogOptions::default()).unwrap();
         for (offset, record) in (0..).zip(records) {
-            assert!(append(&mut log, &stamped(offset, record)).unwrap() > 0);
+            append(&mut log, &stamped(offset, record)).unwrap();
         }
         log.sync().unwrap();
         log
@@ -282,7 +277,7 @@ mod tests {
         assert_eq!((replayed.records, replayed.mono), (7, Duration::from_micros(60)));
         let start = replayed.start;
         assert_eq!((start.offset, start.epoch, start.records_since_cut), (7, Epoch(10), 1));
-        assert!(start.log_bytes_since_cut > 0 && start.log_bytes_since_cut < 20);
+        assert_eq!(start.log_bytes_since_cut, log.bytes());
         let at = |offset: u64| Some(Position(format!("p{offset}")));
         assert_eq!(start.positions, [at(4), at(0)]);
         assert_eq!(start.under_way[0], (Epoch(7), 2, vec![None, at(0)]));

@@ -29,6 +29,7 @@ pub struct Log {
     /// Segments with at least one durable block, ascending; `bytes` says how far each is durable.
     segments: Vec<Segment>,
     segments_bytes: u64,
+    removed_bytes: u64,
     /// The segment that takes the next block. It is the last of `segments` unless it is `fresh`.
     writing: Option<Writing>,
     /// The first offset and generation that no file has yet, for the next segment that begins there.
@@ -66,6 +67,7 @@ impl Log {
             options,
             segments: Vec::new(),
             segments_bytes: 0,
+            removed_bytes: 0,
             writing: None,
             next_id: SegmentId { base: 0, generation: 0 },
             pending: vec![0; block::HEADER_BYTES],
@@ -204,6 +206,13 @@ impl Log {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.segments_bytes + self.pending_bytes() as u64
+    }
+
+    /// What the log would have without the segments removed since it was opened: it only grows, by everything that
+    /// is written, heads of blocks and segments and all.
+    #[must_use]
+    pub fn grown_bytes(&self) -> u64 {
+        self.bytes() + self.removed_bytes
     }
 
     /// Bytes that wait for the next sync.
@@ -422,6 +431,7 @@ impl Log {
             self.store.remove(&id.path(&self.dir))?;
             self.segments.remove(0);
             self.segments_bytes -= bytes;
+            self.removed_bytes += bytes;
             removed = true;
         }
         if removed {

@@ -80,7 +80,8 @@ fn row() -> impl Strategy<Value = Drawn> {
         prop_oneof![9 => (0i64..60).prop_map(Some), 1 => Just(None)],
         prop_oneof![9 => (0i64..3000).prop_map(Some), 1 => Just(None)],
         prop_oneof![Just(Some(true)), Just(Some(false)), Just(None)],
-        prop_oneof![Just(Some("temp")), Just(Some("vib")), Just(Some("")), Just(None)],
+        // The examples of operators that turn tags into columns name these.
+        prop::sample::select(vec![Some("inlet"), Some("flow"), Some("x"), Some("y"), Some(""), None]),
     );
     let times = (0i64..700, prop_oneof![6 => Just(0i64), 3 => 0i64..1500, 1 => 0i64..90_000]);
     (0usize..2, times, tags, number(), number(), rest).prop_map(
