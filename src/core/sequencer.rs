@@ -59,6 +59,8 @@ pub struct Start {
     pub log_bytes_since_cut: u64,
     /// Bytes of the whole log.
     pub log_bytes: u64,
+    /// Whether there is a checkpoint to come back to.
+    pub anchored: bool,
 }
 
 /// How records are put in order.
@@ -86,6 +88,7 @@ pub struct Sequencer {
     records_since_cut: u64,
     log_bytes_since_cut: u64,
     log_bytes: u64,
+    anchored: bool,
     /// Cuts made since rows last came only to make room.
     reliefs: u32,
     ticked: Option<Duration>,
@@ -111,16 +114,20 @@ impl Sequencer {
             records_since_cut: start.records_since_cut,
             log_bytes_since_cut: start.log_bytes_since_cut,
             log_bytes: start.log_bytes,
+            anchored: start.anchored || !settings.keeps_state,
             reliefs: 0,
             ticked: None,
             stopping: None,
         }
     }
 
-    /// Whether rows may come: all that came before have gone on, the pipeline is not stopping, and the log has room
-    /// for them and for the cut that must follow.
+    /// Whether rows may come: all that came before have gone on, the pipeline is not stopping, the log has room for
+    /// them and for the cut that must follow, and there is a checkpoint to come back to.
+    ///
+    /// The very first rows wait for a first checkpoint of nothing: it says where each sink began. Without it a sink
+    /// that wrote and died could not tell its own rows from what was there before, and they would come twice.
     pub fn takes(&self) -> bool {
-        self.outbox.is_empty() && self.stopping.is_none() && !self.is_tight()
+        self.outbox.is_empty() && self.stopping.is_none() && !self.is_tight() && self.anchored
     }
 
     /// Whether the log has grown so large that rows stop, while a quarter of it is still free. A log filled to the brim could not take the cut whose
@@ -129,9 +136,11 @@ impl Sequencer {
         self.log_bytes > self.settings.log_bytes_max / LOG_PARTS_PER_CUT * (LOG_PARTS_PER_CUT - 1)
     }
 
-    /// Whether a cut is due only to make room: nothing is under way whose commit would.
-    fn relief_is_due(&self) -> bool {
-        self.is_tight() && self.reliefs < RELIEFS_MAX && self.epochs.is_idle() && self.may_cut()
+    /// Whether a cut is due at once: to have a first checkpoint, or only to make room. In both cases nothing is under
+    /// way whose commit would do.
+    fn is_cut_due_now(&self) -> bool {
+        let relief = self.is_tight() && self.reliefs < RELIEFS_MAX;
+        (relief || !self.anchored) && self.epochs.is_idle() && self.may_cut()
     }
 
     /// Whether a stop has begun.
@@ -178,7 +187,7 @@ impl Sequencer {
         if self.is_stopping() {
             return None;
         }
-        if self.relief_is_due() {
+        if self.is_cut_due_now() {
             return Some(Duration::ZERO);
         }
         let tick = deadline.filter(|_| deadline != self.ticked);
@@ -196,8 +205,8 @@ impl Sequencer {
             self.ticked = Some(due);
             self.push(now, Record::Tick, None);
         }
-        if self.relief_is_due() {
-            self.reliefs += 1;
+        if self.is_cut_due_now() {
+            self.reliefs += u32::from(self.is_tight());
             self.cut(now, None);
         } else if now.mono >= self.cut_at && self.is_cut_wanted() && self.may_cut() {
             self.cut(now, None);
@@ -273,6 +282,11 @@ impl Sequencer {
         self.epochs.poll()
     }
 
+    /// What [`Sequencer::commit`] gave is durable.
+    pub fn committed(&mut self) {
+        self.anchored = true;
+    }
+
     fn push(&mut self, now: Now, record: Record, position: Option<Position>) -> u64 {
         let offset = self.next_offset;
         self.next_offset += 1;
@@ -297,7 +311,8 @@ mod tests {
     }
 
     fn sequencer(settings: SequencerSettings) -> Sequencer {
-        let start = Start { positions: vec![None, None], epoch: Epoch(1), ..Start::default() };
+        let start =
+            Start { positions: vec![None, None], epoch: Epoch(1), anchored: true, ..Start::default() };
         Sequencer::new(settings, vec!["out".to_owned()], start, Duration::ZERO)
     }
 
@@ -358,7 +373,8 @@ mod tests {
 
     #[test]
     fn a_quarter_of_the_log_brings_the_cut_forward_counting_what_was_there_at_the_start() {
-        let start = Start { positions: vec![None], log_bytes_since_cut: 60, ..Start::default() };
+        let start =
+            Start { positions: vec![None], log_bytes_since_cut: 60, anchored: true, ..Start::default() };
         let mut sequencer = Sequencer::new(SETTINGS, Vec::new(), start, Duration::ZERO);
         rows(&mut sequencer, 1);
         sequencer.logged(40, 100);
@@ -388,6 +404,30 @@ mod tests {
         assert_eq!(sequencer.due(None), Some(Duration::from_secs(11)), "from here on by the clock");
         sequencer.logged(0, 300);
         assert!(sequencer.takes() && sequencer.due(None).is_none());
+    }
+
+    #[test]
+    fn the_first_rows_wait_for_a_first_checkpoint_wherever_state_is_kept() {
+        let start = Start { positions: vec![None], epoch: Epoch(1), ..Start::default() };
+        let begin = |start: &Start, keeps_state| {
+            let settings = SequencerSettings { keeps_state, ..SETTINGS };
+            Sequencer::new(settings, Vec::new(), start.clone(), Duration::ZERO)
+        };
+        let mut sequencer = begin(&start, true);
+        assert!(!sequencer.takes());
+        assert_eq!(sequencer.due(None), Some(Duration::ZERO));
+        sequencer.pass(at(0), None);
+        assert_eq!(polled(&mut sequencer), ["0: cut 1"]);
+        assert_eq!(sequencer.due(None), None);
+        sequencer.snapshot(Snapshot { epoch: Epoch(1), now: at(0), nodes: Vec::new() });
+        assert!(sequencer.commit().is_some() && !sequencer.takes(), "it is not durable yet");
+        sequencer.committed();
+        assert!(sequencer.takes());
+        // A cut that the log holds from before is that first one.
+        let again = Start { under_way: vec![(Epoch(1), 1, vec![None])], epoch: Epoch(2), ..start.clone() };
+        let sequencer = begin(&again, true);
+        assert!(!sequencer.takes() && sequencer.due(None).is_none());
+        assert!(begin(&start, false).takes());
     }
 
     #[test]

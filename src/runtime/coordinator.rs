@@ -274,6 +274,7 @@ impl Coordinator {
 
     /// Tells everyone that an epoch is committed; true if it was the last.
     fn committed(&mut self, commit: &Commit) -> bool {
+        self.sequencer.committed();
         let last = self.sequencer.is_last(commit.epoch);
         info!(epoch = commit.epoch.0, offset = commit.offset, "epoch committed");
         self.metrics.set_committed(commit.epoch);

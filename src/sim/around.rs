@@ -31,7 +31,7 @@ pub(super) struct Surroundings {
     pub memory: Memory,
     pub brokers: [Broker; SOURCES.len()],
     pub sinks: Vec<Sink>,
-    /// Which sinks stall, and, last, whether the writer of checkpoints does.
+    /// Which sinks stall, and, behind them, whether the log's sync and the writer of checkpoints do.
     pub stalled: Vec<bool>,
     /// Which sinks fail with the next delivery, before or after it has taken effect.
     pub failing: Vec<bool>,

@@ -80,6 +80,7 @@ impl Shell {
                 }
                 Ok(())
             }
+            Stage::Sync if around.stalled.get(around.sinks.len()) == Some(&true) => Ok(()),
             Stage::Sync => {
                 // A sync that fails is tried again; until it succeeds nothing follows from the group.
                 let Ok(below) = journal.log.sync() else { return Ok(()) };

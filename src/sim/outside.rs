@@ -101,7 +101,8 @@ impl Sink {
         }
         let at: usize = match committed {
             Some(position) => position.get().map_err(|error| Violation::of(error.to_string()))?,
-            None => 0,
+            // It cannot tell what it wrote itself from what was there before it, and keeps it.
+            None => self.deliveries.len(),
         };
         if self.deliveries.len() < at {
             let there = self.deliveries.len();

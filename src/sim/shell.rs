@@ -132,6 +132,7 @@ impl Shell {
             replayed.start.under_way.clear();
             replayed.start.epoch = Epoch(self.recovered_epoch.0 + 1);
         }
+        replayed.start.anchored |= around.bug == Some(Bug::RowsBeforeFirstCheckpoint);
         let settings = SequencerSettings {
             checkpoint: around.checkpoint,
             log_bytes_max: LOG.bytes_max,
@@ -249,7 +250,10 @@ impl Shell {
                 line.extend(position);
             }
         }
-        self.finished = self.sequencer.as_ref().is_some_and(|sequencer| sequencer.is_last(commit.epoch));
+        if let Some(sequencer) = &mut self.sequencer {
+            sequencer.committed();
+            self.finished = sequencer.is_last(commit.epoch);
+        }
         Ok(())
     }
 

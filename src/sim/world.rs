@@ -50,11 +50,13 @@ pub enum Bug {
     EffectsBeforeSync,
     /// After a restart the epochs that the log holds behind the checkpoint are forgotten.
     ForgetUnflushedEpochs,
+    /// The first rows do not wait for a first checkpoint.
+    RowsBeforeFirstCheckpoint,
 }
 
 impl Bug {
     /// Every mistake there is.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::AcknowledgeBeforeSync,
         Self::SnapshotBeforeChange,
         Self::CommitWithoutFlush,
@@ -62,6 +64,7 @@ impl Bug {
         Self::ReplayFromWrongOffset,
         Self::EffectsBeforeSync,
         Self::ForgetUnflushedEpochs,
+        Self::RowsBeforeFirstCheckpoint,
     ];
 }
 
@@ -222,7 +225,7 @@ impl<'a> World<'a> {
         let has_log = options.log.unwrap_or_else(|| dice.happens(750));
         let mut sinks = vec![Sink::new(Manner::Truncating), Sink::new(Manner::Naming)];
         sinks.extend(options.guest.map(|_| Sink::new(Manner::Naming)));
-        let mut stalled = vec![false; sinks.len()];
+        let mut stalled = vec![false; sinks.len() + 1];
         stalled.push(dice.happens(250));
         let around = Surroundings {
             checkpoint: Duration::from_millis(500 + 500 * dice.below(20) as u64),

@@ -73,7 +73,7 @@ fn encode(stamped: &Stamped, out: &mut Vec<u8>) -> Result<()> {
 pub struct ReplayFrom {
     /// Offset of the first record behind the checkpoint.
     pub offset: u64,
-    /// The epoch of the checkpoint.
+    /// The epoch of the checkpoint; 0 where there is none.
     pub epoch: Epoch,
     /// Positions of the sources at the checkpoint.
     pub positions: Vec<Option<Position>>,
@@ -103,6 +103,8 @@ impl Replayed {
             offset: from.offset,
             epoch: Epoch(from.epoch.0 + 1),
             positions: from.positions,
+            // Epochs count from 1.
+            anchored: from.epoch > Epoch(0),
             ..Start::default()
         };
         Self { start, mono: from.mono, records: 0, damages: Damages::default(), forgotten: Vec::new() }

@@ -10,7 +10,7 @@ use tidegate::sim::{Bug, Options, Summary, World};
 /// Worlds in the normal test.
 const SEEDS: u64 = 200;
 /// Worlds within which each planted mistake must be found.
-const SEEDS_TO_FIND_MAX: u64 = 300;
+const SEEDS_TO_FIND_MAX: u64 = 100;
 
 fn run(seeds: std::ops::Range<u64>, options: Options<'_>) -> Summary {
     let mut all = Summary::default();
