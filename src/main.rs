@@ -13,8 +13,13 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     // The embedded broker tells of every connection, and calls an ordinary good-bye an error.
+    // The demo's picture is not to be broken by what goes as it should.
+    let level = match (&cli.command, cli.log.as_str()) {
+        (tidegate::cli::Command::Demo(_), "info") => "warn",
+        (_, level) => level,
+    };
     let quiet = if cli.log.contains("rumqttd") { "" } else { ",rumqttd=off" };
-    let filter = match EnvFilter::try_new(format!("{}{quiet}", cli.log)) {
+    let filter = match EnvFilter::try_new(format!("{level}{quiet}")) {
         Ok(filter) => filter,
         Err(error) => {
             eprintln!("error: --log {}: {error}", cli.log);

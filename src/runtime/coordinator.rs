@@ -276,7 +276,7 @@ impl Coordinator {
     fn committed(&mut self, commit: &Commit) -> bool {
         self.sequencer.committed();
         let last = self.sequencer.is_last(commit.epoch);
-        info!(epoch = commit.epoch.0, offset = commit.offset, "epoch committed");
+        debug!(epoch = commit.epoch.0, offset = commit.offset, "epoch committed");
         self.metrics.set_committed(commit.epoch);
         for sink in &self.lines.sinks {
             let order =

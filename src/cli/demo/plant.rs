@@ -125,9 +125,9 @@ impl DemoPlant {
 /// Which presses fail, how and when: spread over the run, each on a press of its own.
 fn faults(seed: u64, names: &[String], duration_s: f64) -> Vec<FaultSpec> {
     let kinds = [
-        (FaultKind::BearingWear, None, 1.2),
-        (FaultKind::Spike, Some(Signal::Current), 1.2),
-        (FaultKind::Drift, Some(Signal::Temp), 2.0),
+        (FaultKind::BearingWear, None, 0.7),
+        (FaultKind::Spike, Some(Signal::Current), 0.7),
+        (FaultKind::Drift, Some(Signal::Temp), 0.7),
         (FaultKind::Stuck, Some(Signal::Pressure), 1.0),
     ];
     // Another seed fails other presses in another order; a stride of 3 visits all ten.
