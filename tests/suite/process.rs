@@ -286,7 +286,17 @@ fn a_model_is_replaced_while_data_flow_and_every_score_is_that_of_its_model() {
     std::fs::write(at("normal.csv"), &table).unwrap();
     for (name, seed) in [("one.tgm", "1"), ("two.tgm", "2")] {
         let out = at(name);
-        let trained = tidegate(&["model", "train", &at("normal.csv"), "--out", &out, "--seed", seed]);
+        let trained = tidegate(&[
+            "model",
+            "train",
+            &at("normal.csv"),
+            "--columns",
+            "a,b",
+            "--out",
+            &out,
+            "--seed",
+            seed,
+        ]);
         assert!(trained.status.success(), "{}", text(&trained.stderr));
     }
     let port = free_port();
