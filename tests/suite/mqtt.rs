@@ -130,11 +130,20 @@ async fn a_broker_that_restarts_is_found_again() {
     let directory = tempfile::tempdir().unwrap();
     let Some(broker) = Mosquitto::start(directory.path(), "") else { return };
     let port = broker.port;
-    let mut source = source(&format!("url = \"mqtt://127.0.0.1:{port}\"\ntopics = [\"t\"]"));
+    let built = build_source::<MqttConfig>(&format!("url = \"mqtt://127.0.0.1:{port}\"\ntopics = [\"t\"]"));
+    let (mut source, subscribed) = (built.source, built.connected.unwrap());
     source.open(None).await.unwrap();
-    let wait_and_publish = |numbers| async move {
-        tokio::time::sleep(Duration::from_millis(700)).await;
-        publish(port, "t", numbers).await;
+    let wait_and_publish = |numbers| {
+        let subscribed = subscribed.clone();
+        async move {
+            let wait = async {
+                while !subscribed.load(std::sync::atomic::Ordering::Relaxed) {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            soon("a subscription", wait).await;
+            publish(port, "t", numbers).await;
+        }
     };
     let (taken, ()) = tokio::join!(take(source.as_mut(), 10), wait_and_publish(0..10));
     assert_eq!(taken.len(), 10);
