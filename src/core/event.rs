@@ -135,3 +135,13 @@ pub enum Record {
     /// A cut.
     Barrier(Barrier),
 }
+
+impl Record {
+    /// The memory that its rows take, in bytes; 0 for what has none.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Batch { batch, .. } => batch.get_array_memory_size(),
+            Self::End { .. } | Self::Tick | Self::Barrier(_) => 0,
+        }
+    }
+}

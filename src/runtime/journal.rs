@@ -21,6 +21,9 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Most records of one group: a bound on what waits for one sync.
 const GROUP_MAX: usize = 64;
 
+/// Bytes of rows after which a group is closed, so that memory stays small where the disk is slow.
+const GROUP_BYTES_MAX: usize = 2 << 20;
+
 /// What the journal is connected to.
 pub struct JournalLines {
     /// Records from the coordinator.
@@ -61,10 +64,13 @@ fn drive(mut log: Log, replay: Replay, mut lines: JournalLines) -> Result<()> {
     let mut told_bytes = log.grown_bytes();
     let mut group = Vec::with_capacity(GROUP_MAX);
     while let Some(first) = lines.feed.blocking_recv() {
+        let mut bytes = first.record.bytes();
         group.push(first);
         while group.len() < GROUP_MAX
+            && bytes < GROUP_BYTES_MAX
             && let Ok(next) = lines.feed.try_recv()
         {
+            bytes += next.record.bytes();
             group.push(next);
         }
         while let Ok(offset) = lines.removals.try_recv() {

@@ -109,7 +109,8 @@ pub async fn start(pipeline: Pipeline) -> Result<Running> {
     let from = ReplayFrom { offset: recovered.log_offset, epoch: recovered.epoch, positions, mono };
     let replayed = match &data {
         Some(data) if has_log => {
-            let (engine_feed, engine_feed_in) = mpsc::channel(settings.queue);
+            // The journal holds a group of its own; more need not wait in between.
+            let (engine_feed, engine_feed_in) = mpsc::channel(1);
             engine_thread::spawn(engine, engine_lines(engine_feed_in))?;
             let (log, report) = Log::open(data.store(), "log", log_options)?;
             if report.torn_bytes > 0 {

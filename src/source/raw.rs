@@ -1,4 +1,4 @@
-//! Collects raw messages into batches: one copy of the payload, no allocation per message.
+//! Collects raw messages into batches: no allocation per message.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,22 +84,21 @@ impl RawBuilder {
             Arc::clone(self.dictionary.get_or_insert_with(|| {
                 Arc::new(StringArray::from_iter_values(self.names.iter())) as ArrayRef
             }));
-        // The next batch is likely to be as large as this one.
-        let rows = self.keys.len();
-        let keys = std::mem::replace(&mut self.keys, Vec::with_capacity(rows));
-        let arrival = std::mem::replace(&mut self.arrival, Vec::with_capacity(rows));
-        let capacity = self.payload.len();
-        let payload = std::mem::replace(&mut self.payload, Vec::with_capacity(capacity));
-        let mut offsets = Vec::with_capacity(rows + 1);
-        offsets.push(0);
-        let offsets = std::mem::replace(&mut self.offsets, offsets);
-        let topics = DictionaryArray::try_new(Int32Array::from(keys), dictionary)?;
+        // Copies of just the size needed: what grows stays here, and no batch that waits in a queue holds more than
+        // its rows.
+        let keys = Int32Array::from(self.keys.as_slice().to_vec());
+        let topics = DictionaryArray::try_new(keys, dictionary)?;
         let payload = BinaryArray::try_new(
-            OffsetBuffer::new(ScalarBuffer::from(offsets)),
-            Buffer::from_vec(payload),
+            OffsetBuffer::new(ScalarBuffer::from(self.offsets.as_slice().to_vec())),
+            Buffer::from_vec(self.payload.as_slice().to_vec()),
             None,
         )?;
-        let columns: Vec<ArrayRef> = vec![Arc::new(topics), Arc::new(payload), schema::time_array(arrival)];
+        let arrival = schema::time_array(self.arrival.as_slice().to_vec());
+        self.keys.clear();
+        self.offsets.truncate(1);
+        self.payload.clear();
+        self.arrival.clear();
+        let columns: Vec<ArrayRef> = vec![Arc::new(topics), Arc::new(payload), arrival];
         if self.names.len() > TOPICS_MAX {
             self.ids.clear();
             self.names.clear();
