@@ -306,6 +306,36 @@ pub fn header_names(line: &[u8], delimiter: u8) -> Result<Vec<String>, BadReason
     }
 }
 
+/// Calls `each` with the cells and the bytes of every record; blank lines are passed over.
+pub(super) fn records(
+    bytes: &[u8],
+    delimiter: u8,
+    mut each: impl FnMut(&[Vec<u8>], &[u8]) -> Result<(), BadReason>,
+) -> Result<(), BadReason> {
+    let mut at = skip_blank_lines(bytes, 0);
+    let mut cells = Vec::new();
+    while at < bytes.len() {
+        let start = at;
+        cells.clear();
+        loop {
+            let cell = next_cell(bytes, at, delimiter)?;
+            let mut text = Vec::new();
+            cell.write(bytes, &mut text);
+            cells.push(text);
+            if cells.len() > CELLS_MAX {
+                return Err(BadReason::TooLarge);
+            }
+            at = cell.after + 1;
+            if bytes.get(cell.after) != Some(&delimiter) {
+                each(&cells, bytes.get(start..cell.after).unwrap_or_default())?;
+                break;
+            }
+        }
+        at = skip_blank_lines(bytes, at);
+    }
+    Ok(())
+}
+
 /// One cell: the inside of its quotes, or all of it.
 struct Cell {
     start: usize,

@@ -49,6 +49,23 @@ impl FieldKind {
         "time_rfc3339",
     ];
 
+    /// The word that [`FieldKind::from_str`] takes for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            FieldKind::F64 => "f64",
+            FieldKind::F32 => "f32",
+            FieldKind::I64 => "i64",
+            FieldKind::Bool => "bool",
+            FieldKind::Text => "text",
+            FieldKind::Time(TimeUnit::Auto) => "time",
+            FieldKind::Time(TimeUnit::Seconds) => "time_s",
+            FieldKind::Time(TimeUnit::Milliseconds) => "time_ms",
+            FieldKind::Time(TimeUnit::Microseconds) => "time_us",
+            FieldKind::Time(TimeUnit::Nanoseconds) => "time_ns",
+            FieldKind::Time(TimeUnit::Rfc3339) => "time_rfc3339",
+        }
+    }
+
     /// The Arrow type of the column.
     pub fn data_type(self) -> DataType {
         match self {

@@ -5,6 +5,7 @@ pub mod csv;
 pub mod fields;
 pub mod frame;
 pub mod huffman;
+pub mod infer;
 pub mod json;
 mod json_plan;
 mod json_scan;

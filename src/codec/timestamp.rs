@@ -35,6 +35,20 @@ pub enum TimeUnit {
     Auto,
 }
 
+impl TimeUnit {
+    /// The word that [`TimeUnit::from_str`] takes for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            TimeUnit::Seconds => "s",
+            TimeUnit::Milliseconds => "ms",
+            TimeUnit::Microseconds => "us",
+            TimeUnit::Nanoseconds => "ns",
+            TimeUnit::Rfc3339 => "rfc3339",
+            TimeUnit::Auto => "auto",
+        }
+    }
+}
+
 impl FromStr for TimeUnit {
     type Err = Error;
 
