@@ -24,7 +24,7 @@ const GOOD: &str = include_str!("config/good.toml");
 
 fn load(text: &str, set: &[&str]) -> Result<Pipeline, Diagnostics> {
     let set = set.iter().map(|text| (*text).to_owned()).collect();
-    let options = Options { set, data_dir: None, files: &NoFiles };
+    let options = Options { set, ..Options::new(&NoFiles) };
     config::load(text, "pipeline.toml", &components::registry(), &options)
 }
 
@@ -66,8 +66,11 @@ fn every_bad_file_gives_its_messages() {
                     .filter_map(|line| Some(line.strip_prefix("# ")?.strip_prefix(flag)?.trim().to_owned()))
                     .collect()
             };
-            let options =
-                Options { set: arguments("--set"), data_dir: arguments("--data-dir").pop(), files: &NoFiles };
+            let options = Options {
+                set: arguments("--set"),
+                data_dir: arguments("--data-dir").pop(),
+                ..Options::new(&NoFiles)
+            };
             match config::load(&text, name, &registry, &options) {
                 Ok(pipeline) => Some(format!("{name} is not bad: {pipeline:?}")),
                 Err(all) => golden(&name.replace(".toml", ".err"), &format!("{all}\n")).err(),
@@ -113,7 +116,7 @@ fn overrides_and_the_data_directory_change_the_plan() {
     let pipeline =
         load(GOOD, &["source.plant.batch.rows=7", "pipeline.log=off", "pipeline.name=other"]).unwrap();
     assert_eq!((pipeline.sources[0].batch.rows, pipeline.has_log(), pipeline.name()), (7, false, "other"));
-    let options = Options { set: Vec::new(), data_dir: Some("/mnt/data".to_owned()), files: &NoFiles };
+    let options = Options { data_dir: Some("/mnt/data".to_owned()), ..Options::new(&NoFiles) };
     let pipeline = config::load(GOOD, "a.toml", &components::registry(), &options).unwrap();
     assert_eq!(pipeline.settings.data_dir.as_deref(), Some("/mnt/data"));
 }

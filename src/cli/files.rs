@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use super::PipelineArgs;
 use crate::builtin;
-use crate::config::{self, Diagnostics, Options, Pipeline};
+use crate::config::{self, Diagnostics, Options, Pipeline, Planned};
 use crate::error::{Error, Result};
 use crate::registry::Files;
+use crate::runtime::durable::{FoundColumns, peek_columns};
 
 /// Files of the disk, as named by a pipeline file.
 pub struct DiskFiles;
@@ -34,43 +35,115 @@ impl From<LoadFailure> for super::Failure {
     }
 }
 
-/// Reads, checks and builds a pipeline file.
+/// A pipeline file, read, and what the command line says about it.
+#[derive(Debug, Clone)]
+pub struct PipelineFile {
+    text: String,
+    name: String,
+    args: PipelineArgs,
+}
+
+impl PipelineFile {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn read(path: &Path, args: &PipelineArgs) -> std::result::Result<Self, LoadFailure> {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| LoadFailure::Error(Error::config(format!("{name}: {error}"))))?;
+        Ok(Self { text, name, args: args.clone() })
+    }
+
+    /// One that is not on disk; `name` is what it is called in messages.
+    pub fn of(text: &str, name: &str, args: &PipelineArgs) -> Self {
+        Self { text: text.to_owned(), name: name.to_owned(), args: args.clone() }
+    }
+
+    /// What the file is called in messages.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Checks and builds it, as far as this goes with these columns for sources that do not say theirs.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn plan(&self, columns: &FoundColumns) -> std::result::Result<Planned, LoadFailure> {
+        let registry = builtin::registry();
+        let options = Options {
+            set: self.args.set.clone(),
+            data_dir: self.args.data_dir.clone(),
+            columns: columns.clone(),
+            ..Options::new(&DiskFiles)
+        };
+        config::plan(&self.text, &self.name, &registry, &options).map_err(LoadFailure::Diagnostics)
+    }
+
+    /// The same with the columns that its data directory keeps, where they are needed; nothing is locked or made.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, or that the columns kept cannot be read.
+    pub fn plan_kept(&self) -> std::result::Result<Planned, LoadFailure> {
+        let planned = self.plan(&FoundColumns::new())?;
+        let settings = planned.settings();
+        match (&planned, &settings.data_dir) {
+            (Planned::Unsampled(_), Some(root)) => {
+                let kept = peek_columns(Path::new(root), &settings.name).map_err(LoadFailure::Error)?;
+                self.plan(&kept)
+            }
+            _ => Ok(planned),
+        }
+    }
+}
+
+/// Reads, checks and builds a pipeline file; columns that it does not say are those kept in its data directory.
 ///
 /// # Errors
-/// If it cannot be read, or everything that is wrong with it.
+/// If it cannot be read, everything that is wrong with it, or that its columns are unknown.
 pub fn load(path: &Path, args: &PipelineArgs) -> std::result::Result<Pipeline, LoadFailure> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| LoadFailure::Error(Error::config(format!("{}: {error}", path.display()))))?;
-    load_text(&text, &path.display().to_string(), args)
+    ready(PipelineFile::read(path, args)?.plan_kept()?)
 }
 
 /// Checks and builds a pipeline from its text.
 ///
 /// # Errors
-/// Everything that is wrong with it.
+/// Everything that is wrong with it, or that its columns are unknown.
 pub fn load_text(text: &str, name: &str, args: &PipelineArgs) -> std::result::Result<Pipeline, LoadFailure> {
-    let registry = builtin::registry();
-    let options =
-        Options { set: args.set.clone(), data_dir: args.data_dir.clone(), ..Options::new(&DiskFiles) };
-    config::load(text, name, &registry, &options).map_err(LoadFailure::Diagnostics)
+    ready(PipelineFile::of(text, name, args).plan(&FoundColumns::new())?)
+}
+
+/// The pipeline, if its columns are known.
+///
+/// # Errors
+/// If they are not.
+pub fn ready(planned: Planned) -> std::result::Result<Pipeline, LoadFailure> {
+    match planned {
+        Planned::Ready(pipeline) => Ok(*pipeline),
+        Planned::Unsampled(outline) => Err(LoadFailure::Diagnostics(outline.refused())),
+    }
 }
 
 /// Loads several files; their names must differ.
 ///
 /// # Errors
 /// The first file's failure, or that two pipelines have the same name.
-pub fn load_all(paths: &[PathBuf], args: &PipelineArgs) -> std::result::Result<Vec<Pipeline>, LoadFailure> {
-    let mut pipelines: Vec<Pipeline> = Vec::new();
+pub fn load_all(
+    paths: &[PathBuf],
+    args: &PipelineArgs,
+) -> std::result::Result<Vec<(PipelineFile, Planned)>, LoadFailure> {
+    let mut pipelines: Vec<(PipelineFile, Planned)> = Vec::new();
     for path in paths {
-        let pipeline = load(path, args)?;
-        if pipelines.iter().any(|known| known.name() == pipeline.name()) {
+        let file = PipelineFile::read(path, args)?;
+        let planned = file.plan(&FoundColumns::new())?;
+        let name = &planned.settings().name;
+        if pipelines.iter().any(|(_, known)| known.settings().name == *name) {
             return Err(LoadFailure::Error(Error::config(format!(
-                "{}: another of the files names its pipeline `{}` too; names must differ",
+                "{}: another of the files names its pipeline `{name}` too; names must differ",
                 path.display(),
-                pipeline.name()
             ))));
         }
-        pipelines.push(pipeline);
+        pipelines.push((file, planned));
     }
     Ok(pipelines)
 }

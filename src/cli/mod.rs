@@ -7,6 +7,7 @@ pub mod demo;
 pub mod files;
 pub mod infer;
 pub mod model;
+pub mod prepare;
 pub mod reference;
 pub mod replay;
 pub mod run;

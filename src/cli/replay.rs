@@ -9,11 +9,12 @@ use std::path::PathBuf;
 use clap::Args;
 use toml::{Table, Value};
 
-use super::files::load_text;
+use super::files::PipelineFile;
+use super::prepare::{Prepared, prepare};
 use super::run::runtime;
 use super::{Failure, Outcome, PipelineArgs};
 use crate::error::{Error, Result};
-use crate::runtime::pipeline::start;
+use crate::runtime::durable::FoundColumns;
 
 /// Arguments of `tidegate replay`.
 #[derive(Debug, Args)]
@@ -47,14 +48,19 @@ pub fn replay(args: &ReplayArgs) -> Outcome {
         .map_err(|error| Error::config(format!("{}: {error}", args.file.display())))?;
     // The file itself is checked first, so that places in messages are those of the file.
     let given = PipelineArgs { data_dir: None, set: args.set.clone() };
-    load_text(&text, &args.file.display().to_string(), &given)?;
+    PipelineFile::of(&text, &args.file.display().to_string(), &given).plan(&FoundColumns::new())?;
     let table: Table = text.parse().map_err(|error: toml::de::Error| Error::config(error.to_string()))?;
     let table = rewire(table, args)?;
     let name = format!("{} (replay)", args.file.display());
     let set = args.set.iter().filter(|set| set.starts_with("operator.")).cloned().collect();
-    let pipeline = load_text(&table.to_string(), &name, &PipelineArgs { data_dir: None, set })?;
+    let file = PipelineFile::of(&table.to_string(), &name, &PipelineArgs { data_dir: None, set });
+    let planned = file.plan(&FoundColumns::new())?;
     let rows = runtime()?.block_on(async {
-        let running = start(pipeline).await?;
+        let pipeline = match prepare(file, planned)? {
+            Prepared::Ready(pipeline) => pipeline,
+            Prepared::Waiting(waiting) => waiting.complete().await?,
+        };
+        let running = pipeline.start().await?;
         match running.task.await {
             Ok(outcome) => outcome?,
             Err(error) => return Err(Failure::Error(Error::data(error.to_string()))),

@@ -5,14 +5,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use super::files::load_all;
+use super::prepare::{Prepared, Waiting, prepare, show_warnings};
 use super::{EXIT_STOPPED_EARLY, Failure, Outcome, PipelineArgs};
 use crate::config::Pipeline;
 use crate::error::{Error, Result};
 use crate::runtime::coordinator::Request;
-use crate::runtime::pipeline::{Running, start};
+use crate::runtime::pipeline::Running;
 use crate::runtime::{admin, broker};
 
 /// Arguments of `tidegate run`.
@@ -39,13 +41,7 @@ pub struct RunArgs {
 /// # Errors
 /// If a file is wrong or a pipeline fails.
 pub fn run(args: RunArgs) -> Outcome {
-    let pipelines = load_all(&args.files, &args.pipeline)?;
-    for pipeline in &pipelines {
-        eprintln!("{}", pipeline.warnings.render(std::io::IsTerminal::is_terminal(&std::io::stderr())));
-        if pipeline.settings.data_dir.is_none() {
-            warn!(pipeline = pipeline.name(), "no data directory: nothing survives a restart");
-        }
-    }
+    let files = load_all(&args.files, &args.pipeline)?;
     let token = match &args.admin_token_file {
         None => None,
         Some(path) => {
@@ -56,19 +52,40 @@ pub fn run(args: RunArgs) -> Outcome {
     };
     runtime()?.block_on(async move {
         let stop = stop_signal()?;
-        for pipeline in &pipelines {
-            if let Some(settings) = &pipeline.broker {
-                broker::start(settings.try_into()?)?;
+        let brokers = files.iter().filter_map(|(_, planned)| planned.broker());
+        for settings in brokers {
+            broker::start(settings.try_into()?)?;
+        }
+        let mut startable = Vec::new();
+        let mut waiting = Vec::new();
+        for (file, planned) in files {
+            match prepare(file, planned)? {
+                Prepared::Ready(pipeline) => startable.push(pipeline),
+                Prepared::Waiting(pipeline) => waiting.push(pipeline),
             }
         }
-        let running = start_all(pipelines).await?;
+        let mut running = Vec::new();
+        for pipeline in startable {
+            say(pipeline.pipeline());
+            running.push(pipeline.start().await?);
+        }
+        let served = running.iter().map(|running| running.served.clone()).collect();
+        let names = waiting.iter().map(|waiting| waiting.name().to_owned()).collect();
+        let board = admin::Board::new(served, names);
         if let Some(listen) = args.admin {
-            let served = running.iter().map(|running| running.served.clone()).collect();
-            let (address, _task) = admin::serve(listen, token, served).await?;
+            let (address, _task) = admin::serve(listen, token, board.clone()).await?;
             info!(%address, "admin port");
         }
-        supervise(running, stop).await
+        Supervisor::new(board, running, waiting).until_the_end(stop).await
     })
+}
+
+/// What the user should know of a pipeline before it starts.
+fn say(pipeline: &Pipeline) {
+    show_warnings(&pipeline.warnings);
+    if pipeline.settings.data_dir.is_none() {
+        warn!(pipeline = pipeline.name(), "no data directory: nothing survives a restart");
+    }
 }
 
 /// The runtime that sources, sinks and coordinators run on: one thread, since the engines have their own.
@@ -80,15 +97,6 @@ pub fn runtime() -> Result<tokio::runtime::Runtime> {
         .enable_all()
         .build()
         .map_err(|error| Error::io("starting the async runtime", &error))
-}
-
-async fn start_all(pipelines: Vec<Pipeline>) -> Result<Vec<Running>> {
-    let mut running = Vec::new();
-    for pipeline in pipelines {
-        let name = pipeline.name().to_owned();
-        running.push(start(pipeline).await.map_err(|error| error.at(&name))?);
-    }
-    Ok(running)
 }
 
 /// Resolves at the first SIGTERM or SIGINT; the second ends the process.
@@ -112,13 +120,49 @@ pub fn stop_signal() -> Result<tokio::sync::oneshot::Receiver<()>> {
 }
 
 /// Waits until all pipelines have ended, or stops them when told.
-async fn supervise(running: Vec<Running>, stop: tokio::sync::oneshot::Receiver<()>) -> Outcome {
-    let requests: Vec<_> = running.iter().map(|running| running.requests.clone()).collect();
-    let patience = running.iter().map(|running| running.stop_timeout).max().unwrap_or(Duration::ZERO);
-    let keeps_state = running.iter().all(|running| running.keeps_state);
-    let mut ends = tokio::task::JoinSet::new();
-    for running in running {
-        ends.spawn(async move {
+struct Supervisor {
+    board: admin::Board,
+    /// Pipelines that wait for messages; each starts as soon as it can.
+    waiting: JoinSet<(String, Result<Running, Failure>)>,
+    requests: Vec<tokio::sync::mpsc::Sender<Request>>,
+    ends: JoinSet<(String, Result<()>)>,
+    patience: Duration,
+    keeps_state: bool,
+    failure: Option<Failure>,
+}
+
+impl Supervisor {
+    fn new(board: admin::Board, running: Vec<Running>, pipelines: Vec<Waiting>) -> Self {
+        let mut waiting = JoinSet::new();
+        for pipeline in pipelines {
+            waiting.spawn(async move {
+                let name = pipeline.name().to_owned();
+                let started = async {
+                    let pipeline = pipeline.complete().await?;
+                    say(pipeline.pipeline());
+                    pipeline.start().await
+                };
+                (name, started.await)
+            });
+        }
+        let mut supervisor = Self {
+            board,
+            waiting,
+            requests: Vec::new(),
+            ends: JoinSet::new(),
+            patience: Duration::ZERO,
+            keeps_state: true,
+            failure: None,
+        };
+        running.into_iter().for_each(|running| supervisor.watch(running));
+        supervisor
+    }
+
+    fn watch(&mut self, running: Running) {
+        self.requests.push(running.requests.clone());
+        self.patience = self.patience.max(running.stop_timeout);
+        self.keeps_state &= running.keeps_state;
+        self.ends.spawn(async move {
             let name = running.served.metrics.pipeline().to_owned();
             let outcome = match running.task.await {
                 Ok(outcome) => outcome,
@@ -127,34 +171,69 @@ async fn supervise(running: Vec<Running>, stop: tokio::sync::oneshot::Receiver<(
             (name, outcome)
         });
     }
-    let mut failure = None;
-    let mut stop = std::pin::pin!(stop);
-    let mut deadline = std::pin::pin!(tokio::time::sleep(Duration::MAX.min(Duration::from_secs(1 << 32))));
-    let mut stopping = false;
-    loop {
-        tokio::select! {
-            end = ends.join_next() => match end {
-                None => break,
-                Some(Ok((name, Ok(())))) => info!(pipeline = name, "pipeline ended"),
-                Some(Ok((name, Err(error)))) => {
-                    tracing::error!(pipeline = name, %error, "pipeline failed");
-                    failure = Some(Failure::Error(error));
+
+    async fn until_the_end(mut self, stop: tokio::sync::oneshot::Receiver<()>) -> Outcome {
+        let mut stop = std::pin::pin!(stop);
+        let mut deadline = std::pin::pin!(tokio::time::sleep(Duration::from_secs(1 << 32)));
+        let mut stopping = false;
+        while !self.waiting.is_empty() || !self.ends.is_empty() {
+            tokio::select! {
+                Some(end) = self.ends.join_next() => self.ended(end),
+                Some(started) = self.waiting.join_next() => self.started(started, stopping).await,
+                _ = &mut stop, if !stopping => {
+                    stopping = true;
+                    // Who waits for messages has taken nothing that it could lose at QoS 1.
+                    self.waiting.abort_all();
+                    for request in &self.requests {
+                        let _ = request.send(Request::Stop).await;
+                    }
+                    deadline.as_mut().reset(tokio::time::Instant::now() + self.patience);
                 }
-                Some(Err(_)) => {}
-            },
-            _ = &mut stop, if !stopping => {
-                stopping = true;
-                for request in &requests {
-                    let _ = request.send(Request::Stop).await;
+                () = &mut deadline, if stopping => {
+                    let code = if self.keeps_state { EXIT_STOPPED_EARLY } else { 1 };
+                    warn!(
+                        seconds = self.patience.as_secs(),
+                        code, "not everything left in time; what was acknowledged is in the log"
+                    );
+                    return Err(Failure::Code(code));
                 }
-                deadline.as_mut().reset(tokio::time::Instant::now() + patience);
-            }
-            () = &mut deadline, if stopping => {
-                let code = if keeps_state { EXIT_STOPPED_EARLY } else { 1 };
-                warn!(seconds = patience.as_secs(), code, "not everything left in time; what was acknowledged is in the log");
-                return Err(Failure::Code(code));
             }
         }
+        self.failure.map_or(Ok(()), Err)
     }
-    failure.map_or(Ok(()), Err)
+
+    fn ended(&mut self, end: Joined<(String, Result<()>)>) {
+        match end {
+            Ok((name, Ok(()))) => info!(pipeline = name, "pipeline ended"),
+            Ok((name, Err(error))) => {
+                tracing::error!(pipeline = name, %error, "pipeline failed");
+                self.failure = Some(Failure::Error(error));
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// A pipeline has found its columns and runs, or cannot.
+    async fn started(&mut self, started: Joined<(String, Result<Running, Failure>)>, stopping: bool) {
+        match started {
+            Ok((_, Ok(running))) => {
+                self.board.started(running.served.clone());
+                if stopping {
+                    let _ = running.requests.send(Request::Stop).await;
+                }
+                self.watch(running);
+            }
+            Ok((name, Err(failure))) => {
+                match &failure {
+                    Failure::Error(error) => tracing::error!(pipeline = name, %error, "pipeline failed"),
+                    _ => tracing::error!(pipeline = name, "the pipeline does not fit the columns found"),
+                }
+                self.failure = Some(failure);
+            }
+            // Ended by a stop before its first message came.
+            Err(_) => {}
+        }
+    }
 }
+
+type Joined<T> = std::result::Result<T, tokio::task::JoinError>;

@@ -3,6 +3,7 @@
 //! A component that cannot be built is reported; what reads from it is left out in silence, since nothing can
 //! be said about it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -10,15 +11,16 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use crate::core::schema::{raw, type_name};
 use crate::core::{Edge, Fingerprint, Graph, Node as GraphNode, Port, SinkNode};
 use crate::registry::{
-    BatchLimits, Built, BuiltSource, ComponentType, Context, Files, InputSchema, Inputs, Registry,
-    SourceOutput, fingerprint, nearest,
+    BatchLimits, Built, BuiltSource, Columns, ComponentType, Context, Files, InputSchema, Inputs, Registry,
+    Sampler, SourceOutput, fingerprint, nearest,
 };
 
 use super::declare::{Component, Role, report_problems};
-use super::diagnostic::Report;
+use super::diagnostic::{Place, Report};
 use super::shape::Shape;
+use super::tree::{Node, Table};
 use super::wire::{Link, Wires};
-use super::{PlannedSink, PlannedSource};
+use super::{Finder, PlannedSink, PlannedSource, Unsampled};
 
 /// The operator type that turns what a source gives into columns.
 const DECODE: &str = "decode";
@@ -37,6 +39,8 @@ pub(super) struct Planner<'p> {
     pub pipeline: &'p str,
     pub files: &'p dyn Files,
     pub batch: BatchLimits,
+    /// What is known of sources that do not say their columns.
+    pub columns: &'p BTreeMap<String, Columns>,
 }
 
 /// A plan in the making.
@@ -46,6 +50,10 @@ pub(super) struct Plan {
     pub nodes: Vec<GraphNode>,
     pub sinks: Vec<PlannedSink>,
     pub sink_nodes: Vec<SinkNode>,
+    /// Sources whose columns are unknown; what reads from them is not built.
+    pub unsampled: Vec<Unsampled>,
+    /// What the node just tried has said of its columns.
+    unknown: Option<(Place, Sampler)>,
     outputs: Vec<Option<Output>>,
 }
 
@@ -111,8 +119,8 @@ impl Planner<'_> {
             SourceOutput::Raw => raw(),
             SourceOutput::Columns(schema) => schema.clone(),
         };
-        let output = self.decode(component, &built, &schema, plan, report)?;
-        plan.sources.push(PlannedSource {
+        let output = self.decode(component, &built, &schema, plan, report);
+        let planned = PlannedSource {
             name: component.name.to_owned(),
             kind: kind.name,
             source: built.source,
@@ -123,8 +131,16 @@ impl Planner<'_> {
             companion: built.companion,
             connected: built.connected,
             notes: built.notes,
-        });
-        Some(output)
+        };
+        if output.is_some() {
+            plan.sources.push(planned);
+        } else if let Some((place, sampler)) = plan.unknown.take() {
+            let format = component.decode.node("format").and_then(Node::table);
+            let written = format.map(Table::to_toml).unwrap_or_default();
+            let finder = Finder { sampler, written };
+            plan.unsampled.push(Unsampled { source: planned, finder, place });
+        }
+        output
     }
 
     /// The node that makes columns of what a source gives. It has the source's name, so that inputs find it.
@@ -148,6 +164,9 @@ impl Planner<'_> {
             return None;
         }
         let mut table = component.decode.to_toml();
+        if let Some(columns) = self.columns.get(component.name) {
+            fill_in(&mut table, columns);
+        }
         let topics = built.topics.iter().cloned().map(toml::Value::String).collect();
         table.insert("topics".to_owned(), toml::Value::Array(topics));
         table.insert("live".to_owned(), toml::Value::Boolean(built.live));
@@ -190,7 +209,14 @@ impl Planner<'_> {
         let built = match (kind.build)(table, &self.context(component, &schemas)) {
             Ok(built) => built,
             Err(problems) => {
-                report_problems(component.node, problems, report);
+                let (unknown, wrong): (Vec<_>, Vec<_>) =
+                    problems.into_iter().partition(|problem| problem.sampler.is_some());
+                report_problems(component.node, wrong, report);
+                plan.unknown = unknown.into_iter().find_map(|problem| {
+                    let place = component.node.find(&problem.path, None);
+                    report.warning(&place, problem.message, problem.help.unwrap_or_default());
+                    Some((place, problem.sampler?))
+                });
                 return None;
             }
         };
@@ -224,6 +250,20 @@ impl Planner<'_> {
             Err(problems) => report_problems(component.node, problems, report),
         }
     }
+}
+
+/// Lays the keys that were found in messages under those that the source has itself.
+fn fill_in(table: &mut toml::Table, columns: &Columns) {
+    let says_fields =
+        table.get("fields").and_then(toml::Value::as_table).is_some_and(|said| !said.is_empty());
+    let Some(toml::Value::Table(format)) = table.get_mut("format") else { return };
+    if says_fields || *format != columns.written {
+        return;
+    }
+    for (key, value) in &columns.format {
+        format.entry(key.clone()).or_insert_with(|| value.clone());
+    }
+    table.insert("fields".to_owned(), toml::Value::Table(columns.fields.clone()));
 }
 
 /// The type of a component whose keys are all right.

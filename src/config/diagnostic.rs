@@ -116,6 +116,13 @@ impl Diagnostics {
         all
     }
 
+    /// The warnings at these places, as errors; all others are left out.
+    pub(super) fn only_errors_at(mut self, places: &[Place]) -> Self {
+        self.list.retain(|diagnostic| places.contains(&diagnostic.place));
+        self.list.iter_mut().for_each(|diagnostic| diagnostic.severity = Severity::Error);
+        self
+    }
+
     /// Each of them.
     pub fn iter(&self) -> std::slice::Iter<'_, Diagnostic> {
         self.list.iter()

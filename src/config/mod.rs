@@ -8,6 +8,7 @@
 
 mod build;
 mod check;
+pub mod columns;
 mod declare;
 pub mod diagnostic;
 pub mod draw;
@@ -18,11 +19,14 @@ mod shape;
 mod tree;
 mod wire;
 
+use std::collections::BTreeMap;
+
 use arrow::datatypes::SchemaRef;
 
 use crate::core::{Graph, Sink, Source};
-use crate::registry::{BatchLimits, Companion, Files, Registry};
+use crate::registry::{BatchLimits, Columns, Companion, Files, Registry};
 
+pub use columns::{Finder, Outline, Planned, Unsampled};
 pub use diagnostic::{Diagnostic, Diagnostics, Origin, Place, Severity};
 pub use keys::{BatchKeys, Broker, LogMode, Settings};
 pub use reference::{explain, reference, schema, undocumented};
@@ -36,6 +40,8 @@ pub struct Options<'o> {
     pub set: Vec<String>,
     /// `--data-dir`; it has precedence over the file.
     pub data_dir: Option<String>,
+    /// What messages have said about sources that do not say their columns themselves, by source.
+    pub columns: BTreeMap<String, Columns>,
     /// Reads files that the configuration names.
     pub files: &'o dyn Files,
 }
@@ -43,7 +49,7 @@ pub struct Options<'o> {
 impl<'o> Options<'o> {
     /// Nothing overridden.
     pub fn new(files: &'o dyn Files) -> Self {
-        Self { set: Vec::new(), data_dir: None, files }
+        Self { set: Vec::new(), data_dir: None, columns: BTreeMap::new(), files }
     }
 }
 
@@ -143,7 +149,8 @@ impl std::fmt::Debug for Pipeline {
     }
 }
 
-/// Reads, checks and builds a pipeline; touches nothing. `file` is what the file is called in messages.
+/// Reads, checks and builds a pipeline; touches nothing. `file` is what the file is called in messages. That the
+/// columns of a source are unknown is an error here; [`plan`] takes it as an answer.
 ///
 /// # Errors
 /// Everything that is wrong with it, not only the first thing.
@@ -153,6 +160,22 @@ pub fn load(
     registry: &Registry,
     options: &Options<'_>,
 ) -> Result<Pipeline, Diagnostics> {
+    match plan(text, file, registry, options)? {
+        Planned::Ready(pipeline) => Ok(*pipeline),
+        Planned::Unsampled(outline) => Err(outline.refused()),
+    }
+}
+
+/// The same, for callers that can look at messages where a source does not say its columns.
+///
+/// # Errors
+/// Everything that is wrong with it, not only the first thing.
+pub fn plan(
+    text: &str,
+    file: &str,
+    registry: &Registry,
+    options: &Options<'_>,
+) -> Result<Planned, Diagnostics> {
     let mut report = Report::default();
     let parts = assemble(text, registry, options, &mut report);
     let failed = report.errors() > 0;
@@ -162,26 +185,24 @@ pub fn load(
     }
     let diagnostics = Diagnostics::new(file, text, &options.set, report);
     match parts {
-        Some(parts) if !failed => Ok(Pipeline {
-            settings: parts.settings,
-            broker: parts.broker,
-            graph: parts.graph,
-            sources: parts.sources,
-            sinks: parts.sinks,
-            renamed: parts.renamed,
-            warnings: diagnostics,
-        }),
+        Some(Parts { settings, broker, built: Ok((graph, sources, sinks)), renamed }) if !failed => {
+            let warnings = diagnostics;
+            let pipeline = Pipeline { settings, broker, graph, sources, sinks, renamed, warnings };
+            Ok(Planned::Ready(Box::new(pipeline)))
+        }
+        Some(Parts { settings, broker, built: Err(unsampled), .. }) if !failed => {
+            let outline = Outline { settings, broker, unsampled, warnings: diagnostics };
+            Ok(Planned::Unsampled(Box::new(outline)))
+        }
         _ => Err(diagnostics),
     }
 }
 
-/// A pipeline without its warnings.
+/// A pipeline without its warnings; or the sources without which it cannot be built.
 struct Parts {
     settings: Settings,
     broker: Option<Broker>,
-    graph: Graph,
-    sources: Vec<PlannedSource>,
-    sinks: Vec<PlannedSink>,
+    built: Result<(Graph, Vec<PlannedSource>, Vec<PlannedSink>), Vec<Unsampled>>,
     renamed: Vec<Renamed>,
 }
 
@@ -206,16 +227,16 @@ fn assemble(text: &str, registry: &Registry, options: &Options<'_>, report: &mut
         pipeline: settings.map_or("", |settings| &settings.name),
         files: options.files,
         batch: settings.map(|settings| settings.batch).unwrap_or_default().over(BatchLimits::default()),
+        columns: &options.columns,
     };
-    let plan = planner.plan(&declared.components, &wires, report);
+    let mut plan = planner.plan(&declared.components, &wires, report);
     if report.errors() > 0 {
         return None;
     }
-    match plan.graph() {
-        Ok((graph, sources, sinks)) => {
-            let (settings, broker) = (declared.settings?, declared.broker);
-            Some(Parts { settings, broker, graph, sources, sinks, renamed })
-        }
+    let unsampled = std::mem::take(&mut plan.unsampled);
+    let built = if unsampled.is_empty() { plan.graph().map(Ok) } else { Ok(Err(unsampled)) };
+    match built {
+        Ok(built) => Some(Parts { settings: declared.settings?, broker: declared.broker, built, renamed }),
         Err(error) => {
             report.error(&Place::file(0..0), error.to_string(), "");
             None

@@ -1,8 +1,8 @@
 //! The admin port: health, metrics, models. Off unless asked for.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::Router;
 use axum::body::Bytes;
@@ -28,8 +28,39 @@ pub struct Served {
     pub ready: Arc<AtomicBool>,
 }
 
+/// All pipelines of this process: those that run, and those that wait for messages to find their columns.
+#[derive(Clone)]
+pub struct Board(Arc<RwLock<Pipelines>>);
+
+struct Pipelines {
+    running: Vec<Served>,
+    waiting: Vec<String>,
+}
+
+impl Board {
+    /// Pipelines that run, and the names of those that wait.
+    pub fn new(running: Vec<Served>, waiting: Vec<String>) -> Self {
+        Self(Arc::new(RwLock::new(Pipelines { running, waiting })))
+    }
+
+    /// One that waited runs.
+    pub fn started(&self, served: Served) {
+        let mut pipelines = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        pipelines.waiting.retain(|name| name != served.metrics.pipeline());
+        pipelines.running.push(served);
+    }
+
+    fn running(&self) -> Vec<Served> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).running.clone()
+    }
+
+    fn waiting(&self) -> Vec<String> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).waiting.clone()
+    }
+}
+
 struct Admin {
-    pipelines: Vec<Served>,
+    board: Board,
     token: Option<String>,
 }
 
@@ -40,7 +71,7 @@ struct Admin {
 pub async fn serve(
     listen: SocketAddr,
     token: Option<String>,
-    pipelines: Vec<Served>,
+    board: Board,
 ) -> Result<(SocketAddr, tokio::task::JoinHandle<()>)> {
     if !listen.ip().is_loopback() && token.is_none() {
         return Err(Error::config(format!(
@@ -52,7 +83,7 @@ pub async fn serve(
         .map_err(|error| Error::io(format!("the admin port cannot listen on {listen}"), &error))?;
     let address =
         socket.local_addr().map_err(|error| Error::io("asking for the admin port's address", &error))?;
-    let admin = Arc::new(Admin { pipelines, token });
+    let admin = Arc::new(Admin { board, token });
     let router = Router::new()
         .route("/health", get(health))
         .route("/ready", get(ready))
@@ -92,8 +123,11 @@ fn answer(status: StatusCode, value: &serde_json::Value) -> Response {
 }
 
 async fn health(State(admin): State<Arc<Admin>>) -> Response {
+    let waiting = admin.board.waiting().into_iter();
+    let waiting = waiting.map(|name| json!({ "pipeline": name, "ready": false, "waits_for": "messages" }));
     let pipelines: Vec<_> = admin
-        .pipelines
+        .board
+        .running()
         .iter()
         .map(|served| {
             let owed: Vec<_> = served
@@ -112,24 +146,28 @@ async fn health(State(admin): State<Arc<Admin>>) -> Response {
                 "sink_rows": totals.sink_rows.into_iter().collect::<std::collections::BTreeMap<_, _>>(),
             })
         })
+        .chain(waiting)
         .collect();
     answer(StatusCode::OK, &json!({ "pipelines": pipelines }))
 }
 
 async fn ready(State(admin): State<Arc<Admin>>) -> Response {
-    let ready = admin.pipelines.iter().all(|served| served.ready.load(Ordering::Relaxed));
+    let running = admin.board.running();
+    let ready =
+        admin.board.waiting().is_empty() && running.iter().all(|served| served.ready.load(Ordering::Relaxed));
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     answer(status, &json!({ "ready": ready }))
 }
 
 async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
-    let pipelines: Vec<_> = admin.pipelines.iter().map(|served| Arc::clone(&served.metrics)).collect();
+    let pipelines: Vec<_> = admin.board.running().iter().map(|served| Arc::clone(&served.metrics)).collect();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], exposition(&pipelines)).into_response()
 }
 
 async fn models(State(admin): State<Arc<Admin>>) -> Response {
     let rows: Vec<_> = admin
-        .pipelines
+        .board
+        .running()
         .iter()
         .flat_map(|served| {
             let running = served.metrics.models();
@@ -145,8 +183,9 @@ async fn models(State(admin): State<Arc<Admin>>) -> Response {
 }
 
 async fn submit(State(admin): State<Arc<Admin>>, Path(node): Path<String>, body: Bytes) -> Response {
+    let running = admin.board.running();
     let takers: Vec<&Served> =
-        admin.pipelines.iter().filter(|served| served.models.nodes().any(|name| name == node)).collect();
+        running.iter().filter(|served| served.models.nodes().any(|name| name == node)).collect();
     match takers.as_slice() {
         [] => refuse(StatusCode::NOT_FOUND, &format!("no pipeline has a node `{node}` that takes models")),
         [served] => outcome(served.models.submit(&node, body.to_vec()).await),
@@ -162,7 +201,7 @@ async fn submit_to(
     Path((pipeline, node)): Path<(String, String)>,
     body: Bytes,
 ) -> Response {
-    match admin.pipelines.iter().find(|served| served.metrics.pipeline() == pipeline) {
+    match admin.board.running().iter().find(|served| served.metrics.pipeline() == pipeline) {
         Some(served) => outcome(served.models.submit(&node, body.to_vec()).await),
         None => refuse(StatusCode::NOT_FOUND, &format!("there is no pipeline `{pipeline}`")),
     }

@@ -1,13 +1,17 @@
-//! What a pipeline keeps in its data directory besides the log: its identity, checkpoints, models.
+//! What a pipeline keeps in its data directory besides the log: its identity, checkpoints, models, the columns found in
+//! messages.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use tokio::task::{JoinHandle, spawn_blocking};
 use tracing::warn;
 
+use crate::config::columns;
 use crate::core::{Commit, Now};
 use crate::error::{Error, Result};
+use crate::registry::Columns;
 use crate::store::recovery::{self, Recovered};
 use crate::store::{Disk, Store};
 
@@ -19,6 +23,29 @@ pub struct DataDir {
 }
 
 const ID: &str = "id";
+
+/// Columns that were found in messages.
+const SCHEMA: &str = "schema.json";
+
+/// Schema files larger than this are none.
+const SCHEMA_BYTES_MAX: u64 = 16 << 20;
+
+/// Columns that were found in messages, by source.
+pub type FoundColumns = BTreeMap<String, Columns>;
+
+/// The columns kept in a data directory, for those who only look: nothing is made or locked.
+///
+/// # Errors
+/// If there is a file and it cannot be read, or is of a newer version.
+pub fn peek_columns(root: &Path, pipeline: &str) -> Result<FoundColumns> {
+    let path = root.join(pipeline).join(SCHEMA);
+    let shown = path.display().to_string();
+    match std::fs::read(&path) {
+        Ok(text) => columns::read(&text, &shown),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(FoundColumns::new()),
+        Err(error) => Err(Error::io(format!("reading {shown}"), &error)),
+    }
+}
 
 impl DataDir {
     /// Opens, or makes, `<root>/<pipeline>`.
@@ -40,6 +67,33 @@ impl DataDir {
     /// Where models are kept.
     pub fn models(&self) -> PathBuf {
         self.root.join("models")
+    }
+
+    /// The columns that were found in messages at an earlier start.
+    ///
+    /// # Errors
+    /// If there is a file and it cannot be read, or is of a newer version.
+    pub fn columns(&mut self) -> Result<FoundColumns> {
+        if !self.disk.list("")?.iter().any(|name| name == SCHEMA) {
+            return Ok(FoundColumns::new());
+        }
+        let shown = self.root.join(SCHEMA).display().to_string();
+        let length = self.disk.len(SCHEMA)?;
+        if length > SCHEMA_BYTES_MAX {
+            return Err(Error::state(format!("{shown} is too large to be a list of columns; remove it")));
+        }
+        let mut text = vec![0; usize::try_from(length).unwrap_or(0)];
+        let read = self.disk.read(SCHEMA, 0, &mut text)?;
+        text.truncate(read);
+        columns::read(&text, &shown)
+    }
+
+    /// Keeps columns, durably and whole: after a crash there are those before or these.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    pub fn keep_columns(&mut self, found: &FoundColumns) -> Result<()> {
+        write_whole(&mut self.disk, SCHEMA, columns::write(found)?.as_bytes())
     }
 
     /// A handle of the store for the log.
@@ -79,14 +133,22 @@ fn identity(disk: &mut Disk) -> Result<String> {
         };
     }
     let id = uuid::Uuid::new_v4().to_string();
-    let unfinished = format!("{ID}.part");
-    let file = disk.create(&unfinished)?;
-    disk.append(file, id.as_bytes())?;
-    disk.sync(file)?;
-    disk.close(file);
-    disk.rename(&unfinished, ID)?;
-    disk.sync_dir("")?;
+    write_whole(disk, ID, id.as_bytes())?;
     Ok(id)
+}
+
+/// Writes a small file so that after a crash it is there whole or as it was.
+fn write_whole(disk: &mut Disk, name: &str, bytes: &[u8]) -> Result<()> {
+    let unfinished = format!("{name}.part");
+    if disk.list("")?.contains(&unfinished) {
+        disk.remove(&unfinished)?;
+    }
+    let file = disk.create(&unfinished)?;
+    let written = disk.append(file, bytes).and_then(|()| disk.sync(file));
+    disk.close(file);
+    written?;
+    disk.rename(&unfinished, name)?;
+    disk.sync_dir("")
 }
 
 /// Writes checkpoints, off the tasks' thread.
@@ -117,5 +179,32 @@ impl Checkpoints {
             let remove_before = recovery::save(store.as_mut(), &commit, now, &sources, &sinks)?;
             Ok(Saved { commit, remove_before })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_kept_and_what_is_unreadable_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let found = BTreeMap::from([("plant".to_owned(), Columns::default())]);
+        {
+            let mut data = DataDir::open(directory.path(), "a").unwrap();
+            assert_eq!(data.columns().unwrap(), FoundColumns::new());
+            data.keep_columns(&FoundColumns::new()).unwrap();
+            // What a crash in the middle leaves behind is no obstacle.
+            std::fs::write(directory.path().join("a/schema.json.part"), "{").unwrap();
+            data.keep_columns(&found).unwrap();
+            assert_eq!(data.columns().unwrap(), found);
+        }
+        assert_eq!(peek_columns(directory.path(), "a").unwrap(), found);
+        assert_eq!(peek_columns(directory.path(), "b").unwrap(), FoundColumns::new());
+        let path = directory.path().join("a/schema.json");
+        std::fs::write(&path, "{\"version\":9}").unwrap();
+        let error = DataDir::open(directory.path(), "a").unwrap().columns().unwrap_err().to_string();
+        assert!(error.contains("a/schema.json: ") && error.contains("version 9"), "{error}");
+        assert_eq!(peek_columns(directory.path(), "a").unwrap_err().to_string(), error);
     }
 }

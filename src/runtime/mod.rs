@@ -9,6 +9,7 @@ pub mod journal;
 pub mod metrics;
 pub mod models;
 pub mod pipeline;
+pub mod sampling;
 pub mod sink_task;
 pub mod source_task;
 pub mod wire;

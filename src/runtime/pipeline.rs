@@ -53,6 +53,17 @@ pub struct Running {
 /// # Errors
 /// If its data directory cannot be used or holds state that cannot be loaded.
 pub async fn start(pipeline: Pipeline) -> Result<Running> {
+    let settings = &pipeline.settings;
+    let root = settings.data_dir.as_ref();
+    let data = root.map(|root| DataDir::open(Path::new(root), &settings.name)).transpose()?;
+    start_in(pipeline, data).await
+}
+
+/// The same in a data directory that is open already.
+///
+/// # Errors
+/// If it holds state that cannot be loaded.
+pub async fn start_in(pipeline: Pipeline, mut data: Option<DataDir>) -> Result<Running> {
     let has_log = pipeline.has_log();
     let keeps_state = pipeline.settings.data_dir.is_some();
     let Pipeline { settings, graph, sources, sinks, renamed, .. } = pipeline;
@@ -62,8 +73,6 @@ pub async fn start(pipeline: Pipeline) -> Result<Running> {
     let metrics = PipelineMetrics::new(&settings.name, source_names.clone(), sink_names.clone());
     let metrics = Arc::new(metrics.with_connected(connected));
 
-    let mut data =
-        settings.data_dir.as_ref().map(|root| DataDir::open(Path::new(root), &settings.name)).transpose()?;
     let mut recovered = match &mut data {
         Some(data) => data.recover()?,
         None => Recovered::default(),

@@ -100,7 +100,8 @@ async fn show(args: &DemoArgs) -> std::result::Result<Verdict, Failure> {
     };
     let running = start_pipeline(args, &url).await?;
     let served = vec![running.served.clone()];
-    let (admin, _task) = admin::serve((Ipv4Addr::LOCALHOST, 0).into(), None, served).await?;
+    let (admin, _task) =
+        admin::serve((Ipv4Addr::LOCALHOST, 0).into(), None, admin::Board::new(served, Vec::new())).await?;
     wait_for_subscription(&running).await;
     let publisher = plant.publish(&url, args.seconds)?;
 

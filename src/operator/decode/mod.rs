@@ -1,7 +1,7 @@
 //! `decode`: messages to columns, and the time of the data: watermarks, idleness, rows ahead of the clock. Pure.
 //!
 //! This file is the configuration as it is written; `plan` checks it against the input and builds, `running`
-//! is the operator, `tags` finds tags in topics, `progress` makes the watermark.
+//! is the operator, `sample` finds columns in messages, `tags` finds tags in topics, `progress` makes the watermark.
 
 use std::fmt;
 
@@ -17,6 +17,7 @@ use crate::units::Period;
 mod plan;
 mod progress;
 mod running;
+mod sample;
 mod tags;
 #[cfg(test)]
 mod tests;
@@ -47,7 +48,9 @@ pub struct DecodeConfig {
     /// arrival), tags, `topic` and `payload`.
     format: Option<Format>,
     /// The columns and their types, for instance `{ temp = "f64", rpm = "i64" }`. A field stands in the message
-    /// under its own name, or under `path`. A value of another type makes the message bad.
+    /// under its own name, or under `path`. A value of another type makes the message bad. Without them a source of
+    /// JSON, or of CSV that names its columns, finds them in its first messages when it runs (up to 100, or those of
+    /// two seconds), the time too if `format` names none, and keeps them in the data directory.
     #[serde(default)]
     fields: Fields,
     /// How the time of the data goes on.

@@ -7,7 +7,7 @@ use arrow::datatypes::{DataType, Field as ArrowField, Schema, SchemaRef};
 use super::progress::{Live, Progress};
 use super::running::{BadPort, Decode, Decoding, Messages, Places};
 use super::tags::{Patterns, Tags};
-use super::{DecodeConfig, Format, Path};
+use super::{DecodeConfig, Format, Path, sample};
 use crate::codec::csv::{CsvDecoder, CsvFormat};
 use crate::codec::fields::{Field, FieldKind, RowFormat, TimeField};
 use crate::codec::json::{JsonDecoder, JsonFormat};
@@ -255,9 +255,19 @@ fn payload(
     let before = problems.len();
     let format = config.format.as_ref()?;
     if config.fields.0.is_empty() && !matches!(format, Format::Value { .. }) {
-        problems.push(Problem::new("format", "it is not said which fields a message has").help(
-            "add for example `fields = { temp = \"f64\" }`; `tidegate infer` writes it from sample messages",
-        ));
+        time(format, problems);
+        let sampler = config.topics.is_some().then(|| sample::sampler(format, taken)).flatten();
+        problems.push(match sampler {
+            Some(sampler) => Problem {
+                sampler: Some(sampler),
+                ..Problem::new("format", "the columns are unknown until messages are seen").help(
+                    "add `fields`, which `tidegate infer` writes from sample messages, or check with `--sample FILE`",
+                )
+            },
+            None => Problem::new("format", "it is not said which fields a message has").help(
+                "add for example `fields = { temp = \"f64\" }`; `tidegate infer` writes it from sample messages",
+            ),
+        });
         return None;
     }
     let dotted = matches!(format, Format::Json { .. });

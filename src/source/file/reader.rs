@@ -191,9 +191,11 @@ impl FileSource {
 #[async_trait]
 impl Source for FileSource {
     async fn open(&mut self, from: Option<&Position>) -> Result<()> {
-        if let Some(position) = from {
-            self.place = position.get()?;
-        }
+        self.place = from.map(Position::get).transpose()?.unwrap_or_default();
+        // It may have been open, further on or elsewhere.
+        (self.reading, self.portion, self.given) = (None, None, 0);
+        self.pacer = Pacer::new(self.settings.pace, self.settings.batch.age);
+        self.started = Instant::now();
         // What cannot be read is said at once.
         self.reader = self.open_reader()?;
         Ok(())
