@@ -3,6 +3,9 @@
 //! The one visible list of components is in `builtin.rs`. The reference, the JSON Schema and the checks of the
 //! pipeline file are all made from what is registered here.
 
+mod columns;
+mod limits;
+
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -10,10 +13,12 @@ use std::sync::atomic::AtomicBool;
 use arrow::datatypes::SchemaRef;
 use schemars::{JsonSchema, Schema, schema_for};
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
 use crate::core::{Fingerprint, ModelSlot, Operator, Port, Sink, Source};
 use crate::error::Result;
+
+pub use columns::{Columns, Sampler, SplitMessages};
+pub use limits::{Delivery, Kept, Keyed};
 
 /// Something wrong with one component's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,67 +34,6 @@ pub struct Problem {
     /// That nothing is wrong, but the columns are unknown until messages are seen, and how they are found then.
     /// Only the decoder of a source may say so.
     pub sampler: Option<Sampler>,
-}
-
-/// Finds columns in sample messages (their payloads). Pure.
-#[derive(Clone)]
-pub struct Sampler {
-    find: Arc<FindColumns>,
-    split: SplitMessages,
-}
-
-type FindColumns = dyn Fn(&[&[u8]]) -> Result<Columns> + Send + Sync;
-
-/// The messages in a text file of samples.
-pub type SplitMessages = for<'t> fn(&'t str) -> Vec<&'t [u8]>;
-
-impl Sampler {
-    /// One that finds columns so, and messages in a text file so.
-    pub fn new(
-        split: SplitMessages,
-        find: impl Fn(&[&[u8]]) -> Result<Columns> + Send + Sync + 'static,
-    ) -> Self {
-        Self { find: Arc::new(find), split }
-    }
-
-    /// The messages in a text file of samples.
-    pub fn messages<'t>(&self, text: &'t str) -> Vec<&'t [u8]> {
-        (self.split)(text)
-    }
-
-    /// The columns that these messages have.
-    ///
-    /// # Errors
-    /// If the messages say nothing about columns.
-    pub fn columns(&self, messages: &[&[u8]]) -> Result<Columns> {
-        (self.find)(messages)
-    }
-}
-
-impl std::fmt::Debug for Sampler {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Sampler")
-    }
-}
-
-impl PartialEq for Sampler {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.find, &other.find)
-    }
-}
-
-impl Eq for Sampler {}
-
-/// What sample messages said about a source: keys of its table that it does not have itself.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Columns {
-    /// The `format` of the source as it was written then: for another one the sample says nothing.
-    pub written: toml::Table,
-    /// More keys of `format`: where the time is.
-    pub format: toml::Table,
-    /// Its `fields`.
-    pub fields: toml::Table,
 }
 
 impl Problem {
@@ -213,6 +157,8 @@ pub struct Built {
     pub own_watermark: bool,
     /// How models reach it.
     pub models: Option<ModelSlot>,
+    /// What it keeps from row to row, if that depends on the rows of a key or of all.
+    pub keyed: Option<Keyed>,
 }
 
 impl Built {
@@ -224,7 +170,15 @@ impl Built {
             meaning: meaning.into(),
             own_watermark: false,
             models: None,
+            keyed: None,
         }
+    }
+
+    /// The same, with what it keeps.
+    #[must_use]
+    pub fn keeps(mut self, by: &[String], kept: Vec<Kept>) -> Self {
+        self.keyed = Some(Keyed { by: by.to_vec(), kept });
+        self
     }
 
     /// The same with one more way out.
@@ -286,6 +240,8 @@ pub struct BuiltSource {
     pub companion: Option<Companion>,
     /// Whether it is connected (and subscribed) right now, for sources that talk to a peer.
     pub connected: Option<Arc<AtomicBool>>,
+    /// How a broker gives it messages, for sources that have one.
+    pub delivery: Option<Delivery>,
     /// What `check` should tell the user about this source.
     pub notes: Vec<String>,
 }

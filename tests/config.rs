@@ -132,6 +132,68 @@ fn what_only_may_be_wrong_is_a_warning() {
     assert!(shown.contains("nothing survives a restart") && shown.contains("in memory only"), "{shown}");
 }
 
+/// What cannot be kept is refused in the bad files; here is what is only said, and what is neither.
+#[test]
+fn promises_and_limits_that_only_need_saying() {
+    let warnings = |text: &str, set: &[&str]| load(text, set).unwrap().warnings.to_string();
+    let forgets = "keeps nothing for a subscriber that is away";
+    let lossy = GOOD.replace("client_id = \"gateway-7\"", "qos = 0");
+    assert!(warnings(&lossy, &[]).contains(forgets), "{}", warnings(&lossy, &[]));
+    assert_eq!(warnings(&lossy, &["pipeline.log=off"]), "");
+    assert!(!warnings(&lossy.replace("data_dir = \"/var/lib/tidegate\"\n", ""), &[]).contains(forgets));
+
+    let small = ["pipeline.log=off", "source.plant.in_flight=99"];
+    let shown = warnings(GOOD, &small);
+    assert!(
+        shown.contains("a batch of `plant` never has 100 rows") && shown.contains("batch = { rows = 100"),
+        "{shown}"
+    );
+    let enough = ["pipeline.log=off", "source.plant.in_flight=100"];
+    assert_eq!(warnings(GOOD, &enough), "", "a batch may have all that is under way");
+    assert_eq!(warnings(GOOD, &small[1..]), "", "with a log nothing waits for the checkpoint");
+    let unsaid = GOOD
+        .replace("batch = { rows = 500 }\n", "")
+        .replace("batch = { rows = 100, bytes = \"64KiB\" }\n", "");
+    assert_eq!(warnings(&unsaid, &small), "", "a limit that nobody wrote is none to speak of");
+
+    let shared = GOOD
+        .replace("\"plant/{line}", "\"$share/g/plant/{line}")
+        .replace("by = [\"line\", \"device\"]\n", "");
+    assert!(
+        warnings(&shared, &[]).contains("`features` sees only a part of the rows"),
+        "{}",
+        warnings(&shared, &[])
+    );
+}
+
+#[test]
+fn the_bounds_of_a_pipeline_are_computed() {
+    let bounds = load(GOOD, &[]).unwrap().bounds();
+    // Two sources fill a batch each; four wait in each of three channels, four are written to the log together, one
+    // is in the coordinator's hands and one in the engine's.
+    assert_eq!(bounds.batches.count, 2 + 3 * 4 + 4 + 2);
+    let (plant, yard) = (65_536 + 16 * 100, (1 << 20) + 16 * 500);
+    assert_eq!(bounds.batches.bytes, plant + yard + 18 * yard);
+    assert_eq!(bounds.results, 2 * 6);
+    // `hot` has a time and two numbers, `all` a time, two tags and three numbers.
+    assert_eq!(bounds.results_bytes, 6 * 500 * (8 + 2 * 8) + 6 * 500 * (8 + 2 * 4 + 3 * 8));
+    assert_eq!((bounds.log_bytes_max, bounds.checkpoint_bytes), (Some(256 << 20), 2 * 1000 * 50));
+    assert_eq!(bounds.keeping.len(), 1);
+    assert!(bounds.rates_max.is_empty());
+    let hour = bounds.outage_seconds(1000.0, 94.0).unwrap();
+    assert_eq!(hour, (192 << 20) as f64 / (1000.0 * 100.0));
+
+    let without = load(GOOD, &["pipeline.log=off", "pipeline.checkpoint=10s"]).unwrap().bounds();
+    assert_eq!(without.batches.count, 2 + 2 * 4 + 2);
+    assert_eq!((without.log_bytes_max, without.outage_seconds(1.0, 1.0)), (None, None));
+    assert_eq!(without.rates_max, [("plant".to_owned(), 100.0), ("yard".to_owned(), 100.0)]);
+    let fits = load(GOOD, &["pipeline.memory=20MiB"]);
+    assert!(fits.is_ok(), "{}", fits.unwrap_err());
+    let most = bounds.batches.bytes;
+    assert!(load(GOOD, &[&format!("pipeline.memory={most}B")]).is_ok());
+    assert!(load(GOOD, &[&format!("pipeline.memory={}B", most - 1)]).is_err());
+}
+
 /// The fingerprint of every node: of plant, yard, features, hot and all.
 fn prints(text: &str) -> [u64; 5] {
     let graph = load(text, &[]).unwrap().graph;

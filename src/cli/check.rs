@@ -8,7 +8,8 @@ use clap::{Args, ValueEnum};
 use super::files::{LoadFailure, PipelineFile, load};
 use super::prepare::show_warnings;
 use super::{Failure, Outcome, PipelineArgs};
-use crate::config::{Pipeline, Planned, draw};
+use crate::config::limits::about;
+use crate::config::{Bounds, Outline, Pipeline, Planned, Unsampled, draw};
 use crate::error::Error;
 use crate::runtime::durable::{FoundColumns, peek_columns};
 
@@ -22,6 +23,10 @@ pub struct CheckArgs {
     /// With several such sources, one for each: `SOURCE=FILE`.
     #[arg(long = "sample", value_name = "[SOURCE=]FILE")]
     pub samples: Vec<String>,
+    /// Messages per second, over all sources: says for how long the log holds while a sink is away, and refuses a rate
+    /// that acknowledgements at checkpoints cannot keep up with. Messages are as large as those of `--sample`, or 100 B.
+    #[arg(long, value_name = "MESSAGES_PER_SECOND", value_parser = rate)]
+    pub rate: Option<f64>,
     /// What every pipeline command takes.
     #[command(flatten)]
     pub pipeline: PipelineArgs,
@@ -49,6 +54,16 @@ pub enum Drawing {
     Dot,
 }
 
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if rate.is_finite() && rate > 0.0 => Ok(rate),
+        _ => Err("write a number of messages per second above 0".to_owned()),
+    }
+}
+
+/// The size of a message when there is no sample.
+const MESSAGE_BYTES: f64 = 100.0;
+
 /// Checks files; all are looked at even when the first is wrong.
 ///
 /// # Errors
@@ -59,11 +74,11 @@ pub fn check(args: &CheckArgs) -> Outcome {
     for path in &args.files {
         let planned = PipelineFile::read(path, &args.pipeline);
         match planned.and_then(|file| plan(&file, &args.samples)) {
-            Ok(Planned::Ready(pipeline)) => {
+            Ok((Planned::Ready(pipeline), message_bytes)) => {
                 show_warnings(&pipeline.warnings);
-                print_summary(&path.display().to_string(), &pipeline);
+                wrong |= !print_summary(&path.display().to_string(), &pipeline, args.rate, message_bytes);
             }
-            Ok(Planned::Unsampled(outline)) => {
+            Ok((Planned::Unsampled(outline), _)) => {
                 show_warnings(&outline.warnings);
                 println!(
                     "{}: pipeline `{}` is fine as far as can be said: columns are unknown",
@@ -84,44 +99,60 @@ pub fn check(args: &CheckArgs) -> Outcome {
     if wrong { Err(Failure::Code(2)) } else { Ok(()) }
 }
 
-/// Checks a file over the columns in samples, over those that its data directory keeps, or without.
-fn plan(file: &PipelineFile, samples: &[String]) -> Result<Planned, LoadFailure> {
+/// Checks a file over the columns in samples, over those that its data directory keeps, or without. With samples, the
+/// mean size of a message too.
+fn plan(file: &PipelineFile, samples: &[String]) -> Result<(Planned, Option<f64>), LoadFailure> {
     if samples.is_empty() {
-        return file.plan_kept();
+        return Ok((file.plan_kept()?, None));
     }
     let wrong = |message: String| LoadFailure::Error(Error::config(message));
     let Planned::Unsampled(outline) = file.plan(&FoundColumns::new())? else {
         let message = "--sample: all sources of this pipeline say their columns; leave it out";
         return Err(wrong(format!("{}: {message}", file.name())));
     };
-    let names: Vec<&str> = outline.unsampled.iter().map(|source| source.source.name.as_str()).collect();
     let mut found = match &outline.settings.data_dir {
         Some(root) => peek_columns(Path::new(root), &outline.settings.name).map_err(LoadFailure::Error)?,
         None => FoundColumns::new(),
     };
+    let mut sizes: Vec<usize> = Vec::new();
     for sample in samples {
-        let (source, path) = match (sample.split_once('='), outline.unsampled.as_slice()) {
-            (Some((name, path)), sources) if !name.contains(['/', '.']) => {
-                let source = sources.iter().find(|source| source.source.name == name);
-                let known = names.join(", ");
-                let missing =
-                    || wrong(format!("--sample {sample}: the sources without `fields` are: {known}"));
-                (source.ok_or_else(missing)?, path)
-            }
-            (_, [source]) => (source, sample.as_str()),
-            _ => {
-                let message = "several sources have no `fields`; say of which one, for example";
-                return Err(wrong(format!("--sample {sample}: {message} `--sample {}={sample}`", names[0])));
-            }
-        };
+        let (source, path) = sampled(&outline, sample).map_err(wrong)?;
         let text = std::fs::read_to_string(path).map_err(|error| wrong(format!("{path}: {error}")))?;
-        let columns = source.finder.columns_in(&text).map_err(|error| wrong(format!("{path}: {error}")))?;
+        let messages = source.finder.messages(&text);
+        let columns = source.finder.columns(&messages).map_err(|error| wrong(format!("{path}: {error}")))?;
+        sizes.extend(messages.iter().map(|message| message.len()));
         found.insert(source.source.name.clone(), columns);
     }
-    file.plan(&found)
+    let mean = sizes.iter().sum::<usize>() as f64 / sizes.len().max(1) as f64;
+    Ok((file.plan(&found)?, Some(mean)))
 }
 
-fn print_summary(path: &str, pipeline: &Pipeline) {
+/// The source that a sample is of, and the path of its file.
+fn sampled<'o, 's>(outline: &'o Outline, sample: &'s str) -> Result<(&'o Unsampled, &'s str), String> {
+    let names: Vec<&str> = outline.unsampled.iter().map(|source| source.source.name.as_str()).collect();
+    match (sample.split_once('='), outline.unsampled.as_slice()) {
+        (Some((name, path)), sources) if !name.contains(['/', '.']) => {
+            let known = names.join(", ");
+            let source = sources.iter().find(|source| source.source.name == name);
+            let source = source
+                .ok_or_else(|| format!("--sample {sample}: the sources without `fields` are: {known}"))?;
+            Ok((source, path))
+        }
+        (_, [source]) => Ok((source, sample)),
+        _ => Err(format!(
+            "--sample {sample}: several sources have no `fields`; say of which one, for example `--sample {}={sample}`",
+            names[0]
+        )),
+    }
+}
+
+/// Says what the pipeline is and needs; whether all is well.
+fn print_summary(path: &str, pipeline: &Pipeline, rate: Option<f64>, message_bytes: Option<f64>) -> bool {
+    let bounds = pipeline.bounds();
+    if let Some(refusal) = rate.and_then(|rate| too_fast(pipeline, &bounds, rate)) {
+        eprintln!("error: {path}: {refusal}");
+        return false;
+    }
     println!("{path}: pipeline `{}` is fine", pipeline.name());
     let nodes = &pipeline.graph.nodes;
     println!(
@@ -146,6 +177,72 @@ fn print_summary(path: &str, pipeline: &Pipeline) {
         (Some(directory), false) => {
             println!("  checkpoints in {directory}, no log: acknowledged at checkpoints")
         }
+    }
+    print_bounds(pipeline, &bounds);
+    if let Some(rate) = rate {
+        print_outage(&bounds, rate, message_bytes.unwrap_or(MESSAGE_BYTES));
+    }
+    true
+}
+
+/// Why so many messages per second cannot be taken, if so: it is certain only where all sources wait for checkpoints.
+fn too_fast(pipeline: &Pipeline, bounds: &Bounds, rate: f64) -> Option<String> {
+    let most: f64 = bounds.rates_max.iter().map(|(_, rate)| rate).sum();
+    let all_wait = bounds.rates_max.len() == pipeline.sources.len();
+    (all_wait && rate > most).then(|| {
+        format!(
+            "{rate} messages/s are more than can be acknowledged: without a log at most {most:.0} messages/s, those \
+             under way ÷ the checkpoint interval; give it a data directory and a log, a shorter `checkpoint`, or a \
+             larger `in_flight`"
+        )
+    })
+}
+
+fn print_bounds(pipeline: &Pipeline, bounds: &Bounds) {
+    for (source, most) in &bounds.rates_max {
+        println!(
+            "  note: source {source}: at most {most:.0} messages/s, for they are acknowledged at the checkpoint (every {}) \
+             and no more than `in_flight` wait for it; the broker's own limit may be lower (Mosquitto: 20)",
+            pipeline.settings.checkpoint
+        );
+    }
+    println!(
+        "  memory: messages at most {} in {} batches, and one message for each; results about {} in at most {} batches",
+        about(bounds.batches.bytes),
+        bounds.batches.count,
+        about(bounds.results_bytes),
+        bounds.results
+    );
+    for (name, keyed) in &bounds.keeping {
+        for kept in &keyed.kept {
+            println!(
+                "  memory: {name} keeps at most {} {} (`{}`) of up to about {}: {} when full",
+                kept.max,
+                kept.what,
+                kept.key,
+                about(kept.bytes as u64),
+                about(kept.bytes_max())
+            );
+        }
+    }
+    if pipeline.settings.data_dir.is_some() {
+        let log =
+            bounds.log_bytes_max.map(|bytes| format!("log at most {}; ", about(bytes))).unwrap_or_default();
+        println!(
+            "  disk: {log}two checkpoints, together at most about {} when all state is full",
+            about(bounds.checkpoint_bytes)
+        );
+    }
+}
+
+fn print_outage(bounds: &Bounds, rate: f64, message_bytes: f64) {
+    match bounds.outage_seconds(rate, message_bytes) {
+        Some(seconds) => println!(
+            "  outage: with {rate} messages/s of {message_bytes:.0} B the log holds about {:.1} hours while sinks take \
+             nothing; then sources wait",
+            seconds / 3600.0
+        ),
+        None => println!("  outage: there is no log; sources wait as soon as sinks take nothing"),
     }
 }
 

@@ -3,7 +3,7 @@
 //! A component that cannot be built is reported; what reads from it is left out in silence, since nothing can
 //! be said about it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -11,8 +11,8 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use crate::core::schema::{raw, type_name};
 use crate::core::{Edge, Fingerprint, Graph, Node as GraphNode, Port, SinkNode};
 use crate::registry::{
-    BatchLimits, Built, BuiltSource, Columns, ComponentType, Context, Files, InputSchema, Inputs, Registry,
-    Sampler, SourceOutput, fingerprint, nearest,
+    BatchLimits, Built, BuiltSource, Columns, ComponentType, Context, Files, InputSchema, Inputs, Keyed,
+    Registry, Sampler, SourceOutput, fingerprint, nearest,
 };
 
 use super::declare::{Component, Role, report_problems};
@@ -31,6 +31,8 @@ struct Output {
     node: usize,
     ports: Vec<Port>,
     fingerprint: Fingerprint,
+    /// The sources that its rows come from, by the index of their component.
+    origins: BTreeSet<usize>,
 }
 
 /// What is needed beside the components.
@@ -43,6 +45,15 @@ pub(super) struct Planner<'p> {
     pub columns: &'p BTreeMap<String, Columns>,
 }
 
+/// An operator that keeps state from row to row.
+pub(super) struct Keeper {
+    /// The index of its component.
+    pub component: usize,
+    /// The sources that its rows come from, by the index of their component.
+    pub origins: BTreeSet<usize>,
+    pub keyed: Keyed,
+}
+
 /// A plan in the making.
 #[derive(Default)]
 pub(super) struct Plan {
@@ -50,10 +61,14 @@ pub(super) struct Plan {
     pub nodes: Vec<GraphNode>,
     pub sinks: Vec<PlannedSink>,
     pub sink_nodes: Vec<SinkNode>,
+    /// Operators that keep state from row to row.
+    pub keepers: Vec<Keeper>,
     /// Sources whose columns are unknown; what reads from them is not built.
     pub unsampled: Vec<Unsampled>,
     /// What the node just tried has said of its columns.
     unknown: Option<(Place, Sampler)>,
+    /// What the node just built keeps.
+    keyed: Option<Keyed>,
     outputs: Vec<Option<Output>>,
 }
 
@@ -62,6 +77,7 @@ struct Resolved {
     edge: Edge,
     schema: InputSchema,
     fingerprint: Fingerprint,
+    origins: BTreeSet<usize>,
 }
 
 impl Plan {
@@ -82,13 +98,17 @@ impl Planner<'_> {
         plan.outputs.resize_with(components.len(), || None);
         for (index, component) in components.iter().enumerate() {
             if component.role == Role::Source {
-                plan.outputs[index] = self.source(component, &mut plan, report);
+                plan.outputs[index] = self.source(index, component, &mut plan, report);
             }
         }
         for index in &wires.order {
             let resolved = resolve(*index, components, wires, &plan, report);
             if let Some(resolved) = resolved {
-                plan.outputs[*index] = self.operator(&components[*index], resolved, &mut plan, report);
+                let output = self.operator(&components[*index], resolved, &mut plan, report);
+                if let (Some(keyed), Some(output)) = (plan.keyed.take(), &output) {
+                    plan.keepers.push(Keeper { component: *index, origins: output.origins.clone(), keyed });
+                }
+                plan.outputs[*index] = output;
             }
         }
         for (index, component) in components.iter().enumerate() {
@@ -106,7 +126,13 @@ impl Planner<'_> {
         Context { name: component.name, pipeline: self.pipeline, inputs, files: self.files, batch }
     }
 
-    fn source(&self, component: &Component<'_>, plan: &mut Plan, report: &mut Report) -> Option<Output> {
+    fn source(
+        &self,
+        index: usize,
+        component: &Component<'_>,
+        plan: &mut Plan,
+        report: &mut Report,
+    ) -> Option<Output> {
         let kind = find(&self.registry.sources, component)?;
         let built = match (kind.build)(component.own.to_toml(), &self.context(component, &[])) {
             Ok(built) => built,
@@ -119,7 +145,10 @@ impl Planner<'_> {
             SourceOutput::Raw => raw(),
             SourceOutput::Columns(schema) => schema.clone(),
         };
-        let output = self.decode(component, &built, &schema, plan, report);
+        let mut output = self.decode(component, &built, &schema, plan, report);
+        if let Some(output) = &mut output {
+            output.origins.insert(index);
+        }
         let planned = PlannedSource {
             name: component.name.to_owned(),
             kind: kind.name,
@@ -130,6 +159,7 @@ impl Planner<'_> {
             batch: component.batch.over(self.batch),
             companion: built.companion,
             connected: built.connected,
+            delivery: built.delivery,
             notes: built.notes,
         };
         if output.is_some() {
@@ -176,6 +206,7 @@ impl Planner<'_> {
             // What a source means is its name: another address or another type of source gives the same data,
             // another source does not.
             fingerprint: Fingerprint::of([b"source".as_slice(), component.name.as_bytes()]),
+            origins: BTreeSet::new(),
         };
         self.node(component, decode, table, vec![input], plan, report)
     }
@@ -222,7 +253,9 @@ impl Planner<'_> {
         };
         let upstream = inputs.iter().map(|input| input.fingerprint);
         let fingerprint = fingerprint(kind.name, &built.meaning, &schemas, upstream);
-        let output = Output { node: plan.nodes.len(), ports: built.ports.clone(), fingerprint };
+        let origins = inputs.iter().flat_map(|input| input.origins.iter().copied()).collect();
+        let output = Output { node: plan.nodes.len(), ports: built.ports.clone(), fingerprint, origins };
+        plan.keyed = built.keyed;
         plan.nodes.push(GraphNode {
             name: component.name.to_owned(),
             kind: kind.name,
@@ -316,6 +349,7 @@ fn resolve(
                     // Rows of another port mean something else, even with the same columns.
                     port => Fingerprint::of([&output.fingerprint.0.to_le_bytes()[..], port.as_bytes()]),
                 },
+                origins: output.origins.clone(),
             })
         })
         .collect();

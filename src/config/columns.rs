@@ -40,13 +40,10 @@ impl Finder {
         Ok(Columns { written: self.written.clone(), ..found })
     }
 
-    /// The columns that the messages in a text file have: one per line, a topic and a space in front of JSON are
-    /// passed over; CSV with a header is one message.
-    ///
-    /// # Errors
-    /// If the messages say nothing about columns.
-    pub fn columns_in(&self, text: &str) -> Result<Columns> {
-        self.columns(&self.sampler.messages(text))
+    /// The messages in a text file: one per line, without the topic and the space that may be in front of JSON; CSV with
+    /// a header is one message.
+    pub fn messages<'t>(&self, text: &'t str) -> Vec<&'t [u8]> {
+        self.sampler.messages(text)
     }
 }
 

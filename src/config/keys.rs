@@ -14,6 +14,9 @@ use crate::units::{Period, Size};
 /// The longest name of a pipeline or component: names become directories and labels.
 pub(super) const NAME_LENGTH_MAX: usize = 64;
 
+/// The largest size of the input log on disk.
+pub const LOG_BYTES_MAX: u64 = 256 << 20;
+
 /// The keys of decoding that stand in a source's own table.
 pub(super) const DECODE_KEYS: [&str; 3] = ["format", "fields", "event_time"];
 
@@ -39,6 +42,9 @@ pub struct Settings {
     #[serde(default = "queue")]
     #[schemars(range(min = 1, max = 1024))]
     pub queue: usize,
+    /// The memory that batches between source, engine and sinks may take: with a budget given here, a file whose
+    /// buffers could grow beyond it is refused. `tidegate check` prints the bound.
+    pub memory: Option<Size>,
     /// When a batch from a source is closed, unless the source says otherwise: `{ rows, bytes, age }`.
     #[serde(default)]
     #[schemars(extend("default" = {}))]

@@ -13,6 +13,7 @@ mod declare;
 pub mod diagnostic;
 pub mod draw;
 pub mod keys;
+pub mod limits;
 mod overrides;
 pub mod reference;
 mod shape;
@@ -24,11 +25,12 @@ use std::collections::BTreeMap;
 use arrow::datatypes::SchemaRef;
 
 use crate::core::{Graph, Sink, Source};
-use crate::registry::{BatchLimits, Columns, Companion, Files, Registry};
+use crate::registry::{BatchLimits, Columns, Companion, Delivery, Files, Keyed, Registry};
 
 pub use columns::{Finder, Outline, Planned, Unsampled};
 pub use diagnostic::{Diagnostic, Diagnostics, Origin, Place, Severity};
 pub use keys::{BatchKeys, Broker, LogMode, Settings};
+pub use limits::Bounds;
 pub use reference::{explain, reference, schema, undocumented};
 
 use declare::{Component, Role};
@@ -73,6 +75,8 @@ pub struct PlannedSource {
     pub companion: Option<Companion>,
     /// Whether it is connected right now, for sources that talk to a peer.
     pub connected: Option<std::sync::Arc<std::sync::atomic::AtomicBool>>,
+    /// How a broker gives it messages, for sources that have one.
+    pub delivery: Option<Delivery>,
     /// What `check` should tell the user about it.
     pub notes: Vec<String>,
 }
@@ -114,6 +118,8 @@ pub struct Pipeline {
     pub sinks: Vec<PlannedSink>,
     /// Operators whose state is to be looked for under another name.
     pub renamed: Vec<Renamed>,
+    /// What operators keep from row to row, with their names.
+    pub keeping: Vec<(String, Keyed)>,
     /// What may not be as meant.
     pub warnings: Diagnostics,
 }
@@ -126,13 +132,20 @@ impl Pipeline {
 
     /// Whether input is written to a log before it is acknowledged.
     pub fn has_log(&self) -> bool {
-        match self.settings.log {
-            LogMode::On => true,
-            LogMode::Off => false,
-            LogMode::Auto => {
-                self.settings.data_dir.is_some() && self.sources.iter().any(|source| source.acknowledges)
-            }
-        }
+        has_log(&self.settings, self.sources.iter())
+    }
+
+    /// What it may need of memory and disk.
+    pub fn bounds(&self) -> Bounds {
+        Bounds::of(self)
+    }
+}
+
+fn has_log<'s>(settings: &Settings, mut sources: impl Iterator<Item = &'s PlannedSource>) -> bool {
+    match settings.log {
+        LogMode::On => true,
+        LogMode::Off => false,
+        LogMode::Auto => settings.data_dir.is_some() && sources.any(|source| source.acknowledges),
     }
 }
 
@@ -185,9 +198,9 @@ pub fn plan(
     }
     let diagnostics = Diagnostics::new(file, text, &options.set, report);
     match parts {
-        Some(Parts { settings, broker, built: Ok((graph, sources, sinks)), renamed }) if !failed => {
+        Some(Parts { settings, broker, built: Ok((graph, sources, sinks)), renamed, keeping }) if !failed => {
             let warnings = diagnostics;
-            let pipeline = Pipeline { settings, broker, graph, sources, sinks, renamed, warnings };
+            let pipeline = Pipeline { settings, broker, graph, sources, sinks, renamed, keeping, warnings };
             Ok(Planned::Ready(Box::new(pipeline)))
         }
         Some(Parts { settings, broker, built: Err(unsampled), .. }) if !failed => {
@@ -204,6 +217,7 @@ struct Parts {
     broker: Option<Broker>,
     built: Result<(Graph, Vec<PlannedSource>, Vec<PlannedSink>), Vec<Unsampled>>,
     renamed: Vec<Renamed>,
+    keeping: Vec<(String, Keyed)>,
 }
 
 /// Goes the whole way. None only if something was reported.
@@ -230,13 +244,24 @@ fn assemble(text: &str, registry: &Registry, options: &Options<'_>, report: &mut
         columns: &options.columns,
     };
     let mut plan = planner.plan(&declared.components, &wires, report);
+    if let (Some(settings), Some(entry)) = (settings, tree.entry("pipeline")) {
+        let whole =
+            limits::Whole { settings, node: &entry.node, components: &declared.components, plan: &plan };
+        whole.check(report);
+    }
     if report.errors() > 0 {
         return None;
     }
+    let keepers = std::mem::take(&mut plan.keepers).into_iter();
+    let keeping: Vec<(String, Keyed)> =
+        keepers.map(|keeper| (declared.components[keeper.component].name.to_owned(), keeper.keyed)).collect();
     let unsampled = std::mem::take(&mut plan.unsampled);
     let built = if unsampled.is_empty() { plan.graph().map(Ok) } else { Ok(Err(unsampled)) };
     match built {
-        Ok(built) => Some(Parts { settings: declared.settings?, broker: declared.broker, built, renamed }),
+        Ok(built) => {
+            let (settings, broker) = (declared.settings?, declared.broker);
+            Some(Parts { settings, broker, built, renamed, keeping })
+        }
         Err(error) => {
             report.error(&Place::file(0..0), error.to_string(), "");
             None

@@ -87,6 +87,14 @@ impl Node {
         }
     }
 
+    /// The texts of a list of texts.
+    pub fn texts(&self) -> Vec<&str> {
+        match &self.value {
+            Value::Array(nodes) => nodes.iter().filter_map(Self::text).collect(),
+            _ => Vec::new(),
+        }
+    }
+
     /// What the value is, for messages.
     pub fn describe(&self) -> &'static str {
         match &self.value {

@@ -62,11 +62,13 @@ fn drive(mut log: Log, replay: Replay, mut lines: JournalLines) -> Result<()> {
         return Ok(());
     }
     let mut told_bytes = log.grown_bytes();
-    let mut group = Vec::with_capacity(GROUP_MAX);
+    // Not more than the channel holds: what is under way, and memory and log must have room for, is bounded by it.
+    let group_max = GROUP_MAX.min(lines.feed.max_capacity());
+    let mut group = Vec::with_capacity(group_max);
     while let Some(first) = lines.feed.blocking_recv() {
         let mut bytes = first.record.bytes();
         group.push(first);
-        while group.len() < GROUP_MAX
+        while group.len() < group_max
             && bytes < GROUP_BYTES_MAX
             && let Ok(next) = lines.feed.try_recv()
         {

@@ -20,6 +20,7 @@ use super::models::Models;
 use super::sink_task::{self, SinkLines};
 use super::source_task::{self, SourceLines};
 use crate::clock::Clock;
+use crate::config::keys::LOG_BYTES_MAX;
 use crate::config::{Pipeline, PlannedSink, PlannedSource};
 use crate::core::{Engine, Graph, ModelSlot, Position, Restored, SequencerSettings, Snapshot};
 use crate::error::{Error, Result};
@@ -114,7 +115,8 @@ pub async fn start_in(pipeline: Pipeline, mut data: Option<DataDir>) -> Result<R
         deadline,
         stats: Arc::clone(&metrics.engine),
     };
-    let log_options = LogOptions { offset_min: recovered.log_offset, ..LogOptions::default() };
+    let log_options =
+        LogOptions { offset_min: recovered.log_offset, bytes_max: LOG_BYTES_MAX, ..LogOptions::default() };
     let from = ReplayFrom { offset: recovered.log_offset, epoch: recovered.epoch, positions, mono };
     let replayed = match &data {
         Some(data) if has_log => {

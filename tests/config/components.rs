@@ -13,8 +13,8 @@ use tidegate::core::ends::SourceBatch;
 use tidegate::core::schema::{raw, tag_type, time_field};
 use tidegate::core::{DeliveryId, Epoch, Operator, Output, Position, Sink, Source};
 use tidegate::registry::{
-    Built, BuiltSink, BuiltSource, Checked, Context, Inputs, OperatorConfig, Problem, Registry, SinkConfig,
-    SourceConfig, SourceOutput, nearest,
+    Built, BuiltSink, BuiltSource, Checked, Context, Delivery, Inputs, Kept, OperatorConfig, Problem,
+    Registry, SinkConfig, SourceConfig, SourceOutput, nearest,
 };
 use tidegate::units::{Period, Secret, Size};
 
@@ -96,6 +96,16 @@ struct Sensor {
     password: Option<Secret>,
     /// The largest packet that is taken.
     packet_max: Option<Size>,
+    /// Messages under way.
+    #[serde(default = "thousand")]
+    in_flight: u32,
+    /// Whether the broker spreads by topic.
+    #[serde(default)]
+    shared_by_topic: bool,
+}
+
+fn thousand() -> u32 {
+    1000
 }
 
 fn one() -> u8 {
@@ -119,6 +129,15 @@ impl SourceConfig for Sensor {
                 problems.push(problem.within(Some(at..at + 1)));
             }
         }
+        let shared = self.topics.iter().enumerate().filter(|(_, topic)| topic.starts_with("$share/"));
+        let delivery = Delivery {
+            comes_again: self.qos == 1,
+            decided_by: "qos",
+            in_flight: self.in_flight,
+            in_flight_key: "in_flight",
+            shared: shared.map(|(index, _)| index).collect(),
+            shared_by_topic: self.shared_by_topic,
+        };
         match problems.is_empty() {
             false => Err(problems),
             true => Ok(BuiltSource {
@@ -129,6 +148,7 @@ impl SourceConfig for Sensor {
                 live: true,
                 companion: None,
                 connected: None,
+                delivery: Some(delivery),
                 notes: self
                     .client_id
                     .is_none()
@@ -163,6 +183,7 @@ impl SourceConfig for Recording {
             live: false,
             companion: None,
             connected: None,
+            delivery: None,
             notes: Vec::new(),
         })
     }
@@ -344,7 +365,9 @@ impl OperatorConfig for Window {
             fields.extend(stats.iter().map(|stat| Field::new(name(stat), DataType::Float64, true)));
         }
         let meaning = format!("{} {:?} {:?} {:?}", self.size, self.slide, self.by, self.columns);
-        Ok(Built::new(Nothing, Arc::new(Schema::new(fields)), meaning).port("late", schema.clone()))
+        let kept = vec![Kept { what: "windows", max: 1000, key: "max_windows", bytes: 50 }];
+        let built = Built::new(Nothing, Arc::new(Schema::new(fields)), meaning);
+        Ok(built.port("late", schema.clone()).keeps(&self.by, kept))
     }
 }
 

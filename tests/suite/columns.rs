@@ -186,6 +186,36 @@ fn check_says_what_is_unknown_and_takes_samples() {
 }
 
 #[test]
+fn check_prints_what_is_needed_and_refuses_what_cannot_keep_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let source = "type = \"mqtt\"\nurl = \"mqtt://localhost\"\ntopics = [\"plant\"]\nclient_id = \"a\"";
+    let [file, messages, data] = pipeline(directory.path(), source, 100);
+    let sampled = ["check", &file, "--sample", &messages, "--rate", "1000"];
+    let without_log = tidegate(&sampled);
+    let log = text(&without_log.stderr);
+    assert_eq!(without_log.status.code(), Some(2), "{log}");
+    assert!(
+        log.contains("1000 messages/s are more than can be acknowledged") && log.contains("at most 33"),
+        "{log}"
+    );
+    let slower = tidegate(&["check", &file, "--sample", &messages, "--rate", "33"]);
+    let said = text(&slower.stdout);
+    assert!(slower.status.success() && said.contains("at most 33 messages/s"), "{said}");
+    assert!(said.contains("outage: there is no log"), "{said}");
+    let with_log = tidegate(&[&sampled[..], &["--data-dir", &data]].concat());
+    let said = text(&with_log.stdout);
+    assert!(with_log.status.success(), "{}", text(&with_log.stderr));
+    assert!(
+        said.contains("memory: messages at most") && said.contains("disk: log at most 256 MiB"),
+        "{said}"
+    );
+    // 192 MiB ÷ (1000/s × (38 + 6) B).
+    assert!(said.contains("1000 messages/s of 38 B the log holds about 1.3 hours"), "{said}");
+    let wrong = tidegate(&["check", &file, "--rate", "0"]);
+    assert!(wrong.status.code() == Some(2) && text(&wrong.stderr).contains("above 0"));
+}
+
+#[test]
 fn replay_finds_columns_in_what_is_replayed() {
     let directory = tempfile::tempdir().unwrap();
     let source = "type = \"mqtt\"\nurl = \"mqtt://localhost\"\ntopics = [\"plant\"]";

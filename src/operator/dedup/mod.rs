@@ -13,7 +13,7 @@ use serde::Deserialize;
 use crate::core::schema::{TIME, time_type, times, type_name};
 use crate::core::{EventTime, KeyLimits, Keys, OnFull, Operator, Output, StateReader, StateWriter};
 use crate::error::{Error, Result};
-use crate::registry::{Built, Checked, Context, OperatorConfig, Problem};
+use crate::registry::{Built, Checked, Context, Kept, OperatorConfig, Problem};
 use crate::units::Period;
 
 mod identity;
@@ -68,6 +68,9 @@ pub struct DedupConfig {
     max_entries: usize,
 }
 
+/// What a hash takes with its place in the table; a run of numbers takes less.
+const ENTRY_BYTES_MAX: usize = 57;
+
 fn max_entries() -> usize {
     1_000_000
 }
@@ -121,7 +124,9 @@ horizon = "30s"
             ids: Vec::new(),
             verdicts: Vec::new(),
         };
-        Ok(Built::new(dedup, input.clone(), meaning).port("late", input.clone()))
+        let kept =
+            vec![Kept { what: "entries", max: self.max_entries, key: "max_entries", bytes: ENTRY_BYTES_MAX }];
+        Ok(Built::new(dedup, input.clone(), meaning).port("late", input.clone()).keeps(&self.by, kept))
     }
 }
 

@@ -21,7 +21,7 @@ use self::zscore::RobustZ;
 use crate::core::schema::{TIME, time_type, type_name};
 use crate::core::{KeyLimits, Keys, ModelGate, ModelSlot, keys::OnFull};
 use crate::model::Kernel;
-use crate::registry::{Built, Checked, Context, OperatorConfig, Problem};
+use crate::registry::{Built, Checked, Context, Kept, OperatorConfig, Problem};
 use crate::units::Period;
 
 /// Scores every row by how far it is from normal, and marks the anomalies.
@@ -312,7 +312,10 @@ impl DetectConfig {
         let output = output_schema(input);
         let estimation = Estimation { half_life, warm_up };
         let operator = RobustZ::new(estimation, threshold, keys, by, columns.to_vec(), output.clone());
-        Ok(Built::new(operator, output, meaning))
+        let bytes = columns.len() * size_of::<robust::Estimate>() + Kept::KEY_BYTES;
+        let max = if self.by.is_empty() { 1 } else { limits.max_keys };
+        let kept = vec![Kept { what: "keys", max, key: "max_keys", bytes }];
+        Ok(Built::new(operator, output, meaning).keeps(&self.by, kept))
     }
 
     fn half_life(&self, problems: &mut Vec<Problem>) -> HalfLife {

@@ -11,6 +11,9 @@ use crate::error::Result;
 
 /// One accumulator of one column in one window.
 pub(super) trait Cell: Default + Send {
+    /// Bytes that it takes beside its own size, at most.
+    const HEAP_BYTES_MAX: usize = 0;
+
     /// Takes in a finite value at a time (µs since 1970).
     fn push(&mut self, time: i64, value: f64);
 
@@ -37,6 +40,8 @@ pub(super) trait Cell: Default + Send {
 
 /// The cells of one accumulator of one column, indexed by the slot of the window.
 pub(super) trait Slab: Send {
+    /// Bytes that one cell takes at most.
+    fn cell_bytes_max(&self) -> usize;
     /// Makes room for this many slots.
     fn grow(&mut self, slots: usize);
     /// Takes in one value per row; rows whose slot is beyond the slab, and values that are NaN, are left out.
@@ -80,6 +85,10 @@ pub(super) fn slabs(plan: Plan) -> Vec<Box<dyn Slab>> {
 }
 
 impl<C: Cell> Slab for Vec<C> {
+    fn cell_bytes_max(&self) -> usize {
+        size_of::<C>() + C::HEAP_BYTES_MAX
+    }
+
     fn grow(&mut self, slots: usize) {
         if self.len() < slots {
             self.resize_with(slots, C::default);
@@ -410,6 +419,8 @@ impl Cell for Slope {
 }
 
 impl Cell for Sketch {
+    const HEAP_BYTES_MAX: usize = Sketch::HEAP_BYTES_MAX;
+
     fn push(&mut self, _time: i64, value: f64) {
         Sketch::push(self, value);
     }

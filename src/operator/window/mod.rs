@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use crate::core::schema::{TIME, time_field, time_type, type_name};
 use crate::core::{KeyLimits, Keys, OnFull};
-use crate::registry::{Built, Checked, Context, OperatorConfig, Problem, nearest};
+use crate::registry::{Built, Checked, Context, Kept, OperatorConfig, Problem, nearest};
 use crate::units::Period;
 
 mod accumulate;
@@ -181,9 +181,20 @@ size = "1s"
             meaning += &format!(" {}: {plan:?}", input.field(place).name());
             columns.push(Column { place, stats, slabs: accumulate::slabs(plan) });
         }
+        let cells = columns.iter().flat_map(|column| &column.slabs).map(|slab| slab.cell_bytes_max());
+        let window_bytes = size_of::<open::Slot>() + cells.sum::<usize>();
+        let mut kept = vec![Kept {
+            what: "open windows",
+            max: self.max_windows,
+            key: "max_windows",
+            bytes: window_bytes,
+        }];
+        if !self.by.is_empty() {
+            kept.push(Kept { what: "keys", max: self.max_keys, key: "max_keys", bytes: Kept::KEY_BYTES });
+        }
         let window =
             Window::new(extent, by, columns, schema.clone(), (keys, limits.key_ttl), self.max_windows);
-        Ok(Built::new(window, schema, meaning).port("late", input.clone()))
+        Ok(Built::new(window, schema, meaning).port("late", input.clone()).keeps(&self.by, kept))
     }
 }
 

@@ -54,6 +54,9 @@ fn middle(octave: i16, bin: usize) -> f64 {
 }
 
 impl Sketch {
+    /// Bytes of all octaves that there can be.
+    pub const HEAP_BYTES_MAX: usize = OCTAVES_MAX * (BINS * size_of::<u64>() + size_of::<i16>());
+
     /// Takes in a finite value.
     #[inline]
     pub fn push(&mut self, value: f64) {

@@ -142,6 +142,7 @@ fields = { temp = "f64", vib = "f64" }"#,
             live: false,
             companion: None,
             connected: None,
+            delivery: None,
             notes,
         })
     }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::session::{MqttSource, SessionSettings};
 use crate::net::mqtt::{Version, parse_url};
 use crate::net::tls::TlsSettings;
-use crate::registry::{BuiltSource, Checked, Context, Problem, SourceConfig, SourceOutput};
+use crate::registry::{BuiltSource, Checked, Context, Delivery, Problem, SourceConfig, SourceOutput};
 use crate::units::{Period, Secret, Size};
 
 /// Subscribes to topics of an MQTT broker, version 5 or 3.1.1, and goes on for ever: a broker that is away, also at
@@ -72,6 +72,22 @@ pub struct MqttConfig {
     /// was inside, for pipelines without a log that must not wait for checkpoints.
     #[serde(default)]
     pub ack: Ack,
+    /// For shared subscriptions (`$share/GROUP/…`): how the broker spreads messages over the subscribers of the group.
+    /// `any`: as it likes, so that operators with a key see only a part of its messages, which is refused. `topic`: all
+    /// of one topic go to the same subscriber, as EMQX does with `hash_topic`.
+    #[serde(default)]
+    pub shared_by: SharedBy,
+}
+
+/// How the messages of a shared subscription are spread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SharedBy {
+    /// Each message may go to another subscriber.
+    #[default]
+    Any,
+    /// All messages of one topic go to the same subscriber.
+    Topic,
 }
 
 /// When a message at QoS 1 is acknowledged.
@@ -150,6 +166,21 @@ ca = "/etc/ssl/plant-ca.pem""#,
             problems.push(Problem::new("keep_alive", "must be from 1s to 65535s"));
         }
         let filters = filters(&self.topics, &mut problems);
+        let shared = self.topics.iter().enumerate().filter(|(_, topic)| topic.starts_with("$share/"));
+        let delivery = Delivery {
+            comes_again: self.qos > 0 && self.ack == Ack::Safe,
+            decided_by: if self.qos > 0 { "ack" } else { "qos" },
+            in_flight: u32::from(self.in_flight),
+            in_flight_key: "in_flight",
+            shared: shared.map(|(index, _)| index).collect(),
+            shared_by_topic: self.shared_by == SharedBy::Topic,
+        };
+        if delivery.shared_by_topic && delivery.shared.is_empty() {
+            problems.push(
+                Problem::new("shared_by", "no topic here is a shared subscription")
+                    .help("leave `shared_by` out, or subscribe to `$share/GROUP/…`"),
+            );
+        }
         let (Some(address), Some(keep_alive), true) = (address, keep_alive, problems.is_empty()) else {
             return Err(problems);
         };
@@ -203,6 +234,7 @@ ca = "/etc/ssl/plant-ca.pem""#,
                 }))
             })),
             connected,
+            delivery: Some(delivery),
             notes,
         })
     }
@@ -290,5 +322,26 @@ mod tests {
         let mut problems = Vec::new();
         filters(&["a/{x}".to_owned(), "b/{y}".to_owned()], &mut problems);
         assert_eq!(problems[0].path, "topics[1]");
+    }
+
+    #[test]
+    fn what_the_broker_keeps_and_spreads() {
+        let delivery = |text: &str| {
+            let config: MqttConfig = toml::from_str(&format!("url = \"mqtt://h\"\n{text}")).unwrap();
+            let files = crate::registry::NoFiles;
+            let context =
+                Context { name: "a", pipeline: "a", inputs: &[], files: &files, batch: Default::default() };
+            config.build(&context).map(|built| built.delivery.unwrap())
+        };
+        let plain = delivery("topics = [\"a\"]\nin_flight = 7").unwrap();
+        assert_eq!((plain.comes_again, plain.in_flight, plain.shared.len()), (true, 7, 0));
+        let lossy = delivery("topics = [\"a\"]\nqos = 0").unwrap();
+        assert_eq!((lossy.comes_again, lossy.decided_by), (false, "qos"));
+        let early = delivery("topics = [\"a\"]\nack = \"receive\"").unwrap();
+        assert_eq!((early.comes_again, early.decided_by), (false, "ack"));
+        let shared = delivery("topics = [\"a\", \"$share/g/b\"]\nshared_by = \"topic\"").unwrap();
+        assert_eq!((shared.shared, shared.shared_by_topic), (vec![1], true));
+        let problems = delivery("topics = [\"a\"]\nshared_by = \"topic\"").unwrap_err();
+        assert_eq!(problems[0].path, "shared_by");
     }
 }

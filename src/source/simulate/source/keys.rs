@@ -435,6 +435,7 @@ faults = [{ kind = "bearing_wear", device = "pump-03", start = "5m", duration = 
             live: follows_clock,
             companion: None,
             connected: None,
+            delivery: None,
             notes,
         })
     }
