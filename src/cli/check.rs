@@ -229,7 +229,7 @@ fn print_bounds(pipeline: &Pipeline, bounds: &Bounds) {
         let log =
             bounds.log_bytes_max.map(|bytes| format!("log at most {}; ", about(bytes))).unwrap_or_default();
         println!(
-            "  disk: {log}two checkpoints, together at most about {} when all state is full",
+            "  disk: {log}two checkpoints and one in the making, together at most about {} when all state is full",
             about(bounds.checkpoint_bytes)
         );
     }
@@ -237,11 +237,16 @@ fn print_bounds(pipeline: &Pipeline, bounds: &Bounds) {
 
 fn print_outage(bounds: &Bounds, rate: f64, message_bytes: f64) {
     match bounds.outage_seconds(rate, message_bytes) {
-        Some(seconds) => println!(
-            "  outage: with {rate} messages/s of {message_bytes:.0} B the log holds about {:.1} hours while sinks take \
-             nothing; then sources wait",
-            seconds / 3600.0
-        ),
+        Some(seconds) => {
+            let time = match seconds / 3600.0 {
+                hours if hours >= 1.0 => format!("{hours:.1} hours"),
+                hours => format!("{:.0} minutes", hours * 60.0),
+            };
+            println!(
+                "  outage: with {rate} messages/s of {message_bytes:.0} B the log holds about {time} while sinks take \
+                 nothing; then sources wait"
+            );
+        }
         None => println!("  outage: there is no log; sources wait as soon as sinks take nothing"),
     }
 }

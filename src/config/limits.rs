@@ -25,8 +25,8 @@ const MESSAGE_BYTES: u64 = 16;
 /// What a text in a column is taken to have, in bytes: an estimate.
 const TEXT_BYTES: u64 = 24;
 
-/// Checkpoints that are kept.
-const CHECKPOINTS: u64 = 2;
+/// Checkpoints on disk at once: the two that are kept, and the one that is being written.
+const CHECKPOINTS: u64 = 3;
 
 /// Batches of messages that can be under way between the sources and the log: the channel to the coordinator, the one
 /// in its hands, the channel to the journal, and the group that the journal writes.
@@ -262,7 +262,7 @@ pub struct Bounds {
     pub keeping: Vec<(String, Keyed)>,
     /// Most bytes of the log on disk, if there is one.
     pub log_bytes_max: Option<u64>,
-    /// Most bytes of state in the checkpoints that are kept: as much an estimate as the state.
+    /// Most bytes of state in the checkpoints on disk: as much an estimate as the state.
     pub checkpoint_bytes: u64,
     /// Without a log, for each source that waits for checkpoints: messages per second at most.
     pub rates_max: Vec<(String, f64)>,
