@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, new_null_array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -24,16 +25,16 @@ use crate::registry::{Built, Checked, Context, OperatorConfig, Problem, nearest}
 #[serde(deny_unknown_fields)]
 pub struct SelectConfig {
     /// The columns that stay, in this order behind `time`; columns of `add` that are not in the list follow in
-    /// the order of their names. Without it all columns stay.
+    /// the order of `add`. Without it all columns stay.
     keep: Option<Vec<String>>,
     /// The columns that go; the others stay where they are. Either `keep` or `drop`.
     #[serde(default)]
     drop: Vec<String>,
     /// New columns: a name and the SQL expression it is computed by. All expressions see the columns of the
     /// input. The name of a column of the input replaces that column, in its place; other names follow at the
-    /// end in their order.
+    /// end, in the order given here.
     #[serde(default)]
-    add: BTreeMap<String, String>,
+    add: IndexMap<String, String>,
     /// New names for columns that stay: the old name and the new one. Two columns can trade their names.
     #[serde(default)]
     rename: BTreeMap<String, String>,
@@ -77,15 +78,17 @@ add = { name = "line || '/' || device", seconds = "epoch(time - date_trunc('minu
             return Err(problems);
         }
         let mut all: Vec<Option<Candidate>> = candidates.into_iter().map(Some).collect();
-        let (mut fields, mut parts, mut meaning) = (Vec::new(), Vec::new(), String::new());
+        let (mut fields, mut parts, mut meaning) = (Vec::new(), Vec::new(), Vec::new());
         for (place, name) in chosen.into_iter().zip(names) {
             let Some(candidate) = all[place].take() else { continue };
-            meaning += &format!("{name:?} = {:?}; ", candidate.origin);
+            meaning.push(format!("{name:?} = {:?}; ", candidate.origin));
             fields.push(candidate.field.with_name(name));
             parts.push(candidate.part);
         }
         let schema = Arc::new(Schema::new(fields));
-        Ok(Built::new(Select { schema: schema.clone(), parts }, schema, meaning))
+        // In whatever order the columns stand, they mean the same.
+        meaning.sort_unstable();
+        Ok(Built::new(Select { schema: schema.clone(), parts }, schema, meaning.concat()))
     }
 }
 
@@ -296,7 +299,7 @@ mod tests {
             ("keep = [\"rpm\", \"temp\"]", "time rpm temp", "3 10.0"),
             ("keep = [\"rpm\", \"time\"]", "time rpm", "3"),
             ("keep = []", "time", ""),
-            ("keep = []\nadd = { b = \"1\", a = \"rpm + seq\" }", "time a b", "10 1"),
+            ("keep = []\nadd = { b = \"1\", a = \"rpm + seq\" }", "time b a", "1 10"),
             ("keep = [\"b\", \"rpm\"]\nadd = { b = \"1\", a = \"2\" }", "time b rpm a", "1 3 2"),
             ("keep = [\"rpm\"]\nadd = { rpm = \"rpm * 2\", x = \"rpm\" }", "time rpm x", "6 3"),
             ("keep = [\"rpm\", \"seq\"]\nrename = { rpm = \"seq\", seq = \"rpm\" }", "time seq rpm", "3 7"),
@@ -320,6 +323,14 @@ mod tests {
     }
 
     #[test]
+    fn the_meaning_is_the_same_in_any_order() {
+        let meaning = |body: &str| build::<SelectConfig>(body).unwrap().meaning;
+        let one = meaning("keep = [\"rpm\", \"temp\"]\nadd = { b = \"1\", a = \"2\" }");
+        assert_eq!(meaning("keep = [\"temp\", \"rpm\"]\nadd = { a = \"2\", b = \"1\" }"), one);
+        assert_ne!(meaning("keep = [\"temp\", \"rpm\"]\nadd = { a = \"1\", b = \"2\" }"), one);
+    }
+
+    #[test]
     fn a_text_too_long_for_a_batch_is_made_in_parts_and_alone_is_null() {
         let many = "x".repeat(200);
         let text =
@@ -330,7 +341,7 @@ mod tests {
         let script: Vec<Step> = ["x", "", "x"].map(|l| Step::Row(Row { line: Some(l), ..row() })).to_vec();
         let outcome = run(&make, &script, &Run::default());
         let ends: Vec<&str> = outcome.ports[0].iter().map(|row| &row[9..]).collect();
-        assert_eq!(ends, ["- true", " false", "- true"]);
+        assert_eq!(ends, ["true -", "false ", "true -"]);
         assert_eq!(outcome.count("failed_values", ""), 2);
     }
 

@@ -297,9 +297,16 @@ fn payload(
     }
     let built = decoder(format, &row);
     built
-        .map(|(decoder, layout)| Payload { decoder, meaning: format!("{layout} {row:?}"), row })
+        .map(|(decoder, layout)| Payload { decoder, meaning: meaning(&layout, &row), row })
         .map_err(|problem| problems.push(problem))
         .ok()
+}
+
+/// What a payload is taken to mean, in whatever order its fields are named.
+fn meaning(layout: &str, row: &RowFormat) -> String {
+    let mut row = row.clone();
+    row.fields.sort_by(|one, other| one.name.cmp(&other.name));
+    format!("{layout} {row:?}")
 }
 
 fn time(format: &Format, problems: &mut Vec<Problem>) -> TimeField {

@@ -560,6 +560,11 @@ fn the_meaning_is_that_of_the_rows() {
     for same in ["topics = [\"x\"]", "live = true", "event_time = { lateness = \"1s\", grid = \"1s\" }"] {
         assert_eq!(meaning(base), meaning(&format!("{same}\n{base}")));
     }
+    let two = |fields: &str| source(&format!("format = {{ type = \"json\" }}\nfields = {{ {fields} }}"));
+    let (one, other) = (two("b = \"f64\", a = \"i64\""), two("a = \"i64\", b = \"f64\""));
+    assert_eq!(one.meaning, other.meaning);
+    let names: Vec<&str> = one.ports[0].schema.fields().iter().map(|field| field.name().as_str()).collect();
+    assert_eq!(names, ["time", "b", "a"], "in the order of the file");
     for other in [
         "format = { type = \"json\", time = \"t\", time_unit = \"s\" }\nfields = { a = \"f64\" }",
         "format = { type = \"json\", time = \"t\" }\nfields = { a = { type = \"f64\", path = \"b\" } }",

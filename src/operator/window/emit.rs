@@ -19,6 +19,8 @@ pub(super) const EMIT_ROWS: usize = 4096;
 pub(super) struct Column {
     /// Its position in the input.
     pub place: usize,
+    /// Its position among the columns emitted.
+    pub rank: usize,
     /// What is emitted of it, in order.
     pub stats: Vec<Stat>,
     /// What is kept of it.
@@ -86,6 +88,8 @@ pub(super) fn batch(
     arrays.extend(tags);
     let rows = due.iter().map(|due| open.get(due.slot).rows as i64);
     arrays.push(Arc::new(Int64Array::from_iter_values(rows)));
+    let mut columns: Vec<&Column> = columns.iter().collect();
+    columns.sort_unstable_by_key(|column| column.rank);
     for column in columns {
         statistics(column, due, open, &mut arrays);
     }

@@ -4,10 +4,11 @@
 //! knows which windows are open, `accumulate` and `sketch` hold what is kept of their values, `stat` makes
 //! statistics of it, `emit` makes rows of those.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -51,8 +52,8 @@ const EXTENT_MAX: Period = Period::seconds(3660 * 86_400);
 /// that is not full also leaves when its key is forgotten.
 ///
 /// Emitted columns: `time` (one microsecond before the end), `window_start`, `window_end`, the columns of
-/// `by`, `rows` (how many rows are in the window), and for each column and statistic `<column>_<statistic>`,
-/// columns in the order of the input. A count window starts at its earliest row and ends one microsecond
+/// `by`, `rows` (how many rows are in the window), and for each column and statistic `<column>_<statistic>`, in
+/// the order of `columns`. A count window starts at its earliest row and ends one microsecond
 /// behind its latest; if it leaves unfilled, its `time` is not before the watermark.
 ///
 /// A row is late if all windows that could hold it have left: for a session, if its time plus `gap` is not
@@ -89,7 +90,7 @@ pub struct WindowConfig {
     /// no values, of too few (`var`, `std` 2, `skew` 3, `kurtosis` 4), of a shape without spread, or beyond
     /// the range of floats.
     #[serde(default)]
-    columns: BTreeMap<String, Vec<String>>,
+    columns: IndexMap<String, Vec<String>>,
     /// The most keys at once.
     #[serde(default = "max_keys")]
     #[schemars(range(min = 1))]
@@ -175,11 +176,14 @@ size = "1s"
         };
         let mut meaning = format!("{extent:?} by {:?} {:?}", self.by, self.on_full);
         let mut columns = Vec::with_capacity(stats.len());
-        for ColumnStats { place, stats } in stats {
+        // What is kept, and what it means, is in the order of the input, so that it outlives another order of `columns`.
+        let mut stats: Vec<(usize, ColumnStats)> = stats.into_iter().enumerate().collect();
+        stats.sort_by_key(|(_, column)| column.place);
+        for (rank, ColumnStats { place, stats }) in stats {
             let stats: Vec<Stat> = stats.into_iter().map(|(stat, ..)| stat).collect();
             let plan = Plan::of(stats.iter().copied());
             meaning += &format!(" {}: {plan:?}", input.field(place).name());
-            columns.push(Column { place, stats, slabs: accumulate::slabs(plan) });
+            columns.push(Column { place, rank, stats, slabs: accumulate::slabs(plan) });
         }
         let cells = columns.iter().flat_map(|column| &column.slabs).map(|slab| slab.cell_bytes_max());
         let window_bytes = size_of::<open::Slot>() + cells.sum::<usize>();
@@ -288,7 +292,7 @@ impl WindowConfig {
         places
     }
 
-    /// The statistics of each column, in the order of the input.
+    /// The statistics of each column, in the order of `columns`.
     fn stats(&self, input: &SchemaRef, problems: &mut Vec<Problem>) -> Vec<ColumnStats> {
         let mut all = Vec::new();
         for (name, words) in &self.columns {
@@ -320,7 +324,6 @@ impl WindowConfig {
             });
             all.push(ColumnStats { place, stats: stats.collect() });
         }
-        all.sort_by_key(|column| column.place);
         all
     }
 }

@@ -783,8 +783,8 @@ fn the_examples_build_and_say_what_they_emit() {
     assert_eq!(
         names.join(", "),
         "time: time, window_start: time, window_end: time, line: text, device: text, rows: integer, \
-         temp_mean: number, temp_max: number, vib_mean: number, vib_std: number, vib_rms: number, \
-         vib_kurtosis: number, vib_p99: number"
+         vib_mean: number, vib_std: number, vib_rms: number, vib_kurtosis: number, vib_p99: number, \
+         temp_mean: number, temp_max: number"
     );
     assert_eq!((built.ports[1].name, &built.ports[1].schema), ("late", &example_schema()));
 }
@@ -805,6 +805,31 @@ fn the_meaning_is_that_of_the_state() {
     ];
     same.iter().for_each(|config| assert_eq!(meaning(config), one, "{config}"));
     others.iter().for_each(|config| assert_ne!(meaning(config), one, "{config}"));
+}
+
+/// Columns leave in the order of the file; what is kept of them survives another one.
+#[test]
+fn columns_in_another_order_go_on_with_the_same_state() {
+    let body = |columns: &str| format!("size = '10us'\ncolumns = {{ {columns} }}");
+    let make = |columns: &str| build(&body(columns), input()).ok().unwrap();
+    let (one, other) = ("temp = ['max'], rpm = ['sum', 'max']", "rpm = ['sum', 'max'], temp = ['max']");
+    assert_eq!(make(one).meaning, make(other).meaning);
+    let out = || Output::new(Now { mono: std::time::Duration::ZERO, wall: EventTime(0) });
+    let mut before = make(one).operator;
+    before.process(0, batch(&[(1, None, Some(1.5), Some(7))]), &mut out()).unwrap();
+    let mut state = StateWriter::new();
+    before.save(&mut state);
+    let mut after = make(other).operator;
+    after.load(&mut StateReader::new(&state.finish().unwrap())).unwrap();
+    let mut said = out();
+    after.watermark(EventTime(20), &mut said).unwrap();
+    let flows: Vec<(usize, Flow)> = said.drain().collect();
+    let Some((0, Flow::Batch(rows))) = flows.first() else { panic!("no window: {flows:?}") };
+    let value = |name: &str| rows.column_by_name(name).unwrap().as_primitive::<Float64Type>().value(0);
+    assert_eq!((value("temp_max"), value("rpm_sum"), value("rpm_max")), (1.5, 7.0, 7.0));
+    let names: Vec<&str> =
+        rows.schema_ref().fields().iter().skip(4).map(|field| field.name().as_str()).collect();
+    assert_eq!(names, ["rpm_sum", "rpm_max", "temp_max"]);
 }
 
 #[test]
@@ -875,7 +900,7 @@ fn what_makes_no_sense_is_refused_with_place_cause_and_fix() {
     }
     // All at once.
     let many = "size = '1s'\nslide = '2s'\nby = ['x', 'temp']\nmax_keys = 0\ncolumns = { y = ['mean'], vib = ['a', 'b'] }";
-    let paths = ["slide", "max_keys", "by[0]", "by[1]", "columns.vib[0]", "columns.vib[1]", "columns.y"];
+    let paths = ["slide", "max_keys", "by[0]", "by[1]", "columns.y", "columns.vib[0]", "columns.vib[1]"];
     let problems = build(many, example_schema()).err().unwrap();
     assert_eq!(problems.iter().map(|problem| problem.path.as_str()).collect::<Vec<_>>(), paths);
 
