@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::Aggregate;
 use crate::core::{EventTime, StateReader, StateWriter};
 use crate::error::{Error, Result};
+use crate::registry::Kept;
 
 /// What the readings of one cell come to, as far as they are there.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -45,6 +46,20 @@ pub(super) struct Filled {
     pub(super) times: Vec<i64>,
     pub(super) ids: Vec<u32>,
     pub(super) columns: Vec<(Vec<f64>, Vec<bool>)>,
+}
+
+/// What a key takes, a signal of it that has had a reading, and a cell that waits, in bytes.
+const KEY_BYTES: usize = 100;
+const SIGNAL_BYTES_MAX: usize = 184;
+const CELL_BYTES: usize = 32;
+
+/// What is kept for so many keys of so many signals, and for cells that wait.
+pub(super) fn kept(keys_max: usize, signals: usize, cells_max: usize) -> Vec<Kept> {
+    let bytes = KEY_BYTES + signals * SIGNAL_BYTES_MAX;
+    vec![
+        Kept { what: "keys", max: keys_max, key: "max_keys", bytes },
+        Kept { what: "cells", max: cells_max, key: "max_cells", bytes: CELL_BYTES },
+    ]
 }
 
 /// All keys and signals.

@@ -20,7 +20,7 @@ use crate::core::keys::REFUSED;
 use crate::core::schema::{TIME, time_array, time_field, time_type, times, type_name};
 use crate::core::{EventTime, KeyLimits, Keys, OnFull, Operator, Output, StateReader, StateWriter};
 use crate::error::Result;
-use crate::registry::{Built, Checked, Context, Kept, OperatorConfig, Problem};
+use crate::registry::{Built, Checked, Context, OperatorConfig, Problem};
 use crate::units::Period;
 
 mod grid;
@@ -110,11 +110,6 @@ pub struct PivotConfig {
     max_cells: usize,
 }
 
-/// What a key takes, a signal of it that has had a reading, and a cell that waits.
-const KEY_BYTES: usize = 100;
-const SIGNAL_BYTES_MAX: usize = 184;
-const CELL_BYTES: usize = 32;
-
 fn max_keys() -> usize {
     10_000
 }
@@ -185,12 +180,8 @@ on_full = "evict"
             self.aggregate,
             self.max_cells,
         );
-        let max = if self.by.is_empty() { 1 } else { self.max_keys };
-        let bytes = KEY_BYTES + self.columns.len() * SIGNAL_BYTES_MAX;
-        let kept = vec![
-            Kept { what: "keys", max, key: "max_keys", bytes },
-            Kept { what: "cells", max: self.max_cells, key: "max_cells", bytes: CELL_BYTES },
-        ];
+        let keys_max = if self.by.is_empty() { 1 } else { self.max_keys };
+        let kept = grid::kept(keys_max, self.columns.len(), self.max_cells);
         let signals = (0u32..).zip(self.columns).map(|(index, name)| (name, index)).collect();
         let pivot = Pivot {
             places: Places { tag, value, by },
