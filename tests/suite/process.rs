@@ -1,105 +1,13 @@
 //! The program as its user runs it: a process of its own, with real signals, sockets and files.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
+use std::io::Write;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rumqttc::{AsyncClient, Event, Incoming, MqttOptions, QoS};
 
-use crate::support::{Mosquitto, free_port};
-
-const TIDEGATE: &str = env!("CARGO_BIN_EXE_tidegate");
-
-fn tidegate(args: &[&str]) -> Output {
-    Command::new(TIDEGATE).args(args).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// A running `tidegate run`, killed with the value.
-struct Running {
-    child: Child,
-    admin: u16,
-}
-
-impl Running {
-    fn start(pipeline: &Path, extra: &[&str]) -> Self {
-        let admin = free_port();
-        let child = Command::new(TIDEGATE)
-            .args(["--log", "warn", "run"])
-            .arg(pipeline)
-            .args(["--admin", &format!("127.0.0.1:{admin}")])
-            .args(extra)
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let running = Self { child, admin };
-        running.wait_for("a connection", |metrics| metric(metrics, "tidegate_source_connected") >= 1.0);
-        running
-    }
-
-    fn request(&self, method: &str, path: &str, body: &[u8]) -> Option<(u16, String)> {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.admin)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        );
-        stream.write_all(head.as_bytes()).ok()?;
-        stream.write_all(body).ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        let status = answer.split(' ').nth(1)?.parse().ok()?;
-        Some((status, answer.split_once("\r\n\r\n")?.1.to_owned()))
-    }
-
-    fn wait_for(&self, what: &str, done: impl Fn(&str) -> bool) {
-        let started = Instant::now();
-        while !self.request("GET", "/metrics", b"").is_some_and(|(_, metrics)| done(&metrics)) {
-            assert!(started.elapsed() < Duration::from_secs(60), "waited a minute for {what}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    /// Ends it as an operator would; gives the exit code.
-    fn terminate(mut self) -> Option<i32> {
-        Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
-        self.child.wait().unwrap().code()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// The sum of all series of a metric.
-fn metric(metrics: &str, name: &str) -> f64 {
-    metrics
-        .lines()
-        .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{')))
-        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-        .sum()
-}
-
-fn lines(path: &Path) -> Vec<serde_json::Value> {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}")))
-        .collect()
-}
+use crate::support::{Mosquitto, Running, free_port, lines, metric, text, tidegate};
 
 const DEVICES: u64 = 1000;
 const START_MS: u64 = 1_700_000_000_000;
