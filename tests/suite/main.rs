@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod golden;
+mod http;
 mod laws;
 mod mqtt;
 mod process;
