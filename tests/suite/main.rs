@@ -6,6 +6,7 @@ mod bad_input;
 mod golden;
 mod http;
 mod laws;
+mod model_update;
 mod mqtt;
 mod process;
 mod purity;

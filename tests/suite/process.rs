@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rumqttc::{AsyncClient, Event, Incoming, MqttOptions, QoS};
 
-use crate::support::{Mosquitto, Running, free_port, lines, metric, text, tidegate};
+use crate::support::{Mosquitto, Running, free_port, lines, text, tidegate};
 
 const DEVICES: u64 = 1000;
 const START_MS: u64 = 1_700_000_000_000;
@@ -175,124 +175,6 @@ fn every_message_of_the_embedded_broker_arrives_once() {
     println!("rumqttd: {:.0} messages/s", messages as f64 / started.elapsed().as_secs_f64());
     assert_eq!(running.terminate(), Some(0));
     check_fleet(directory.path(), messages, false);
-}
-
-#[test]
-fn a_model_is_replaced_while_data_flow_and_every_score_is_that_of_its_model() {
-    let directory = tempfile::tempdir().unwrap();
-    let at = |name: &str| directory.path().join(name).display().to_string();
-    // Two columns that go together.
-    let value = |number: u32| {
-        let x = f64::from(number % 100) / 10.0;
-        (x, 2.0 * x + f64::from(number * 7919 % 13) / 100.0)
-    };
-    let mut table = "a,b\n".to_owned();
-    for number in 0..600 {
-        let (a, b) = value(number);
-        table += &format!("{a},{b}\n");
-    }
-    std::fs::write(at("normal.csv"), &table).unwrap();
-    for (name, seed) in [("one.tgm", "1"), ("two.tgm", "2")] {
-        let out = at(name);
-        let trained = tidegate(&[
-            "model",
-            "train",
-            &at("normal.csv"),
-            "--columns",
-            "a,b",
-            "--out",
-            &out,
-            "--seed",
-            seed,
-        ]);
-        assert!(trained.status.success(), "{}", text(&trained.stderr));
-    }
-    let port = free_port();
-    let pipeline = format!(
-        r#"
-[pipeline]
-name = "scoring"
-checkpoint = "200ms"
-[broker]
-listen = "127.0.0.1:{port}"
-[source.plant]
-type = "mqtt"
-url = "mqtt://127.0.0.1:{port}"
-topics = ["t/{{device}}"]
-format = {{ type = "json", time = "ts", time_unit = "ms" }}
-fields = {{ n = "i64", a = "f64", b = "f64" }}
-[operator.scored]
-type = "detect"
-inputs = ["plant"]
-model = {{ file = {:?} }}
-[sink.out]
-type = "file"
-inputs = ["scored"]
-path = {:?}
-"#,
-        at("one.tgm"),
-        at("scored.ndjson")
-    );
-    std::fs::write(at("scoring.toml"), pipeline).unwrap();
-    let running = Running::start(&directory.path().join("scoring.toml"), &[]);
-    let send = |range: std::ops::Range<u32>| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let (client, mut events) = AsyncClient::new(MqttOptions::new("sender", "127.0.0.1", port), 1000);
-            for number in range.clone() {
-                let (a, b) = value(number);
-                let payload =
-                    format!(r#"{{"ts":{},"n":{number},"a":{a},"b":{b}}}"#, START_MS + u64::from(number));
-                client.publish(format!("t/d{}", number % 3), QoS::AtLeastOnce, false, payload).await.unwrap();
-            }
-            let mut acknowledged = 0;
-            while acknowledged < range.len() {
-                if let Event::Incoming(Incoming::PubAck(_)) = events.poll().await.unwrap() {
-                    acknowledged += 1;
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(300)).await;
-        });
-    };
-    let wait_for_out = |rows: f64| {
-        running.wait_for("rows", |metrics| metric(metrics, "tidegate_sink_rows_total") >= rows);
-    };
-    send(0..150);
-    wait_for_out(150.0);
-    let two = std::fs::read(at("two.tgm")).unwrap();
-    let mut damaged = two.clone();
-    let middle = damaged.len() / 2;
-    damaged[middle] ^= 1;
-    let (status, reason) = running.request("POST", "/models/scored", &damaged).unwrap();
-    assert_eq!(status, 422, "{reason}");
-    assert!(reason.contains("error"), "{reason}");
-    assert_eq!(running.request("POST", "/models/other", &two).unwrap().0, 404);
-    let (status, answer) = running.request("POST", "/models/scored", &two).unwrap();
-    assert_eq!(status, 200, "{answer}");
-    assert_eq!(running.request("POST", "/models/scored", &two).unwrap().0, 409);
-    send(150..300);
-    wait_for_out(300.0);
-    assert_eq!(running.terminate(), Some(0));
-
-    let rows = lines(&directory.path().join("scored.ndjson"));
-    assert_eq!(rows.len(), 300);
-    let offline = |model: &str| -> Vec<f64> {
-        let scored = tidegate(&["model", "score", &at(model), &at("normal.csv")]);
-        assert!(scored.status.success(), "{}", text(&scored.stderr));
-        text(&scored.stdout)
-            .lines()
-            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["score"].as_f64().unwrap())
-            .collect()
-    };
-    let (one, two) = (offline("one.tgm"), offline("two.tgm"));
-    let models: BTreeSet<&str> = rows.iter().map(|row| row["model"].as_str().unwrap()).collect();
-    assert_eq!(models.len(), 2);
-    for row in &rows {
-        let number = row["n"].as_u64().unwrap() as usize;
-        let expected = if number < 150 { one[number] } else { two[number] };
-        assert_eq!(row["score"].as_f64().unwrap(), expected, "{row}");
-        assert_eq!(row["model"] == rows[0]["model"], number < 150, "{row}");
-    }
 }
 
 #[test]

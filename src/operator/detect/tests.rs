@@ -390,20 +390,20 @@ fn a_model_that_came_after_the_file_changed_wins_over_that_file() {
     };
     use ModelOrigin::{File, Request};
     // What was applied in turn and how it came; the file after the restart; what runs then.
-    let cases: [(&[(usize, ModelOrigin)], usize, usize); 5] = [
-        (&[(1, File), (2, Request)], 1, 2),
-        (&[(1, File), (2, Request)], 3, 3),
-        (&[(1, File), (2, Request)], 0, 0),
-        (&[(2, Request), (1, File)], 1, 1),
+    let cases = [
+        (vec![(1, File), (2, Request)], 1, 2),
+        (vec![(1, File), (2, Request)], 3, 3),
+        (vec![(1, File), (2, Request)], 0, 0),
+        (vec![(2, Request), (1, File)], 1, 1),
         // The file comes to hold what had come by another way, and then a third one comes.
-        (&[(1, Request), (1, File), (2, Request)], 1, 2),
+        (vec![(1, Request), (1, File), (2, Request)], 1, 2),
     ];
     for (applied, now, runs) in cases {
         let before = built(0);
         let (mut operator, gate) = (before.operator, before.models.unwrap().gate);
-        for (update, origin) in applied {
-            let admitted = gate.admit(&models[*update]).unwrap();
-            operator.update(Arc::new(Model { origin: *origin, ..admitted })).unwrap();
+        for (update, origin) in applied.clone() {
+            let admitted = gate.admit(&models[update]).unwrap();
+            operator.update(Arc::new(Model { origin, ..admitted })).unwrap();
         }
         for _ in 0..2 {
             operator = restart(&*operator, built(now).operator);
