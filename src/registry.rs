@@ -148,6 +148,8 @@ pub struct Built {
     pub own_watermark: bool,
     /// How models reach it.
     pub models: Option<ModelSlot>,
+    /// What is wrong unless there is a saved state to go on from: an error without a data directory, else a warning.
+    pub unless_saved: Vec<Problem>,
 }
 
 impl Built {
@@ -159,6 +161,7 @@ impl Built {
             meaning: meaning.into(),
             own_watermark: false,
             models: None,
+            unless_saved: Vec::new(),
         }
     }
 

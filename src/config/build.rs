@@ -15,7 +15,7 @@ use crate::registry::{
 };
 
 use super::declare::{Component, Role, report_problems};
-use super::diagnostic::Report;
+use super::diagnostic::{Report, Severity};
 use super::shape::Shape;
 use super::wire::{Link, Wires};
 use super::{PlannedSink, PlannedSource};
@@ -37,6 +37,8 @@ pub(super) struct Planner<'p> {
     pub pipeline: &'p str,
     pub files: &'p dyn Files,
     pub batch: BatchLimits,
+    /// Whether there is a data directory, which may hold a state to go on from.
+    pub keeps_state: bool,
 }
 
 /// A plan in the making.
@@ -103,7 +105,7 @@ impl Planner<'_> {
         let built = match (kind.build)(component.own.to_toml(), &self.context(component, &[])) {
             Ok(built) => built,
             Err(problems) => {
-                report_problems(component.node, problems, report);
+                report_problems(component.node, problems, Severity::Error, report);
                 return None;
             }
         };
@@ -190,10 +192,18 @@ impl Planner<'_> {
         let built = match (kind.build)(table, &self.context(component, &schemas)) {
             Ok(built) => built,
             Err(problems) => {
-                report_problems(component.node, problems, report);
+                report_problems(component.node, problems, Severity::Error, report);
                 return None;
             }
         };
+        let severity = if self.keeps_state { Severity::Warning } else { Severity::Error };
+        let unless_saved = built.unless_saved.into_iter().map(|mut problem| {
+            if self.keeps_state {
+                problem.message.push_str("; it starts only where a saved state can go on");
+            }
+            problem
+        });
+        report_problems(component.node, unless_saved.collect(), severity, report);
         let upstream = inputs.iter().map(|input| input.fingerprint);
         let fingerprint = fingerprint(kind.name, &built.meaning, &schemas, upstream);
         let output = Output { node: plan.nodes.len(), ports: built.ports.clone(), fingerprint };
@@ -221,7 +231,7 @@ impl Planner<'_> {
                 let (sink, network, notes) = (built.sink, built.network, built.notes);
                 plan.sinks.push(PlannedSink { name, kind: kind.name, sink, network, notes });
             }
-            Err(problems) => report_problems(component.node, problems, report),
+            Err(problems) => report_problems(component.node, problems, Severity::Error, report),
         }
     }
 }

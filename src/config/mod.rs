@@ -206,6 +206,7 @@ fn assemble(text: &str, registry: &Registry, options: &Options<'_>, report: &mut
         pipeline: settings.map_or("", |settings| &settings.name),
         files: options.files,
         batch: settings.map(|settings| settings.batch).unwrap_or_default().over(BatchLimits::default()),
+        keeps_state: settings.is_some_and(|settings| settings.data_dir.is_some()),
     };
     let plan = planner.plan(&declared.components, &wires, report);
     if report.errors() > 0 {

@@ -95,4 +95,6 @@ pub struct ModelSlot {
     pub topic: Option<String>,
     /// The id of the model it was built with, if it was built with one.
     pub initial: Option<ModelId>,
+    /// Why it was built without the model that its file should hold. It can run only with a model that was saved.
+    pub refused: Option<String>,
 }

@@ -26,6 +26,10 @@ const ANSWER_MAX: Duration = Duration::from_secs(60);
 /// Largest model file, in bytes.
 pub const MODEL_BYTES_MAX: usize = 64 << 20;
 
+/// How many models are kept in the data directory. A restart needs those that the log names behind the older of two
+/// checkpoints: no more than there can be epochs under way and requests waiting, which are fewer.
+const KEPT_MAX: usize = 32;
+
 /// What became of a submitted model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Submitted {
@@ -228,22 +232,74 @@ fn file_name(id: &str) -> String {
 fn keep(directory: &std::path::Path, model: &Model) -> Result<()> {
     use std::io::Write;
     let path = directory.join(file_name(&model.id.to_string()));
-    if path.exists() {
-        return Ok(());
-    }
     let failed =
         |error: std::io::Error| Error::io(format!("keeping the model in {}", directory.display()), &error);
+    if let Ok(file) = std::fs::File::options().write(true).open(&path) {
+        // Now it is among the newest again.
+        return file.set_modified(SystemTime::now()).map_err(failed);
+    }
     std::fs::create_dir_all(directory).map_err(failed)?;
     let partial = path.with_extension("part");
     let mut file = std::fs::File::create(&partial).map_err(failed)?;
     file.write_all(&model.bytes).map_err(failed)?;
     file.sync_all().map_err(failed)?;
     std::fs::rename(&partial, &path).map_err(failed)?;
-    std::fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)
+    std::fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
+    forget_oldest(directory);
+    Ok(())
+}
+
+/// Removes all but the newest models. What cannot be removed now will be with the next one.
+fn forget_oldest(directory: &std::path::Path) {
+    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    let mut kept: Vec<(SystemTime, PathBuf)> = entries
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let path = entry.path();
+            let whole = path.extension().is_some_and(|ending| ending == "tgm");
+            whole.then_some((entry.metadata().ok()?.modified().ok()?, path))
+        })
+        .collect();
+    kept.sort();
+    let old = kept.len().saturating_sub(KEPT_MAX);
+    for (_, path) in kept.drain(..old) {
+        let _ = std::fs::remove_file(path);
+    }
 }
 
 /// What tells one state of a file from the next.
 fn look(path: &std::path::Path) -> Option<(SystemTime, u64)> {
     let metadata = std::fs::metadata(path).ok()?;
     Some((metadata.modified().ok()?, metadata.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_models_are_kept_and_one_that_comes_again_is_new() {
+        let directory = tempfile::tempdir().unwrap();
+        let model = |number: u8| Model {
+            id: ModelId([number; 32]),
+            bytes: Arc::from([number]),
+            origin: ModelOrigin::Request,
+            prepared: Box::new(()),
+        };
+        let path = |number: u8| directory.path().join(file_name(&ModelId([number; 32]).to_string()));
+        let count = KEPT_MAX as u8;
+        for number in 0..count {
+            keep(directory.path(), &model(number)).unwrap();
+            // Times of files are coarse.
+            let age = Duration::from_secs(100 - u64::from(number));
+            let file = std::fs::File::options().write(true).open(path(number)).unwrap();
+            file.set_modified(SystemTime::now() - age).unwrap();
+        }
+        assert!(path(0).exists(), "as many as are kept");
+        keep(directory.path(), &model(0)).unwrap();
+        keep(directory.path(), &model(count)).unwrap();
+        assert!(path(0).exists() && !path(1).exists() && path(2).exists() && path(count).exists());
+        assert_eq!(std::fs::read(path(count)).unwrap(), [count]);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), KEPT_MAX);
+    }
 }

@@ -377,15 +377,36 @@ fn after_a_power_cut_the_model_that_came_last_goes_on_whatever_file_and_topic_st
 }
 
 #[test]
-fn a_file_that_changed_while_the_program_was_down_is_the_newer_word() {
+fn after_a_power_cut_a_changed_file_is_heeded_and_a_broken_one_is_not() {
     let port = free_port();
     let site = Site::new(3, port, &format!("[broker]\nlisten = \"127.0.0.1:{port}\""));
     let running = site.start();
     let (status, answer) = site.post(&running, &site.models[1]);
     assert_eq!(status, 200, "{answer}");
     running.kill();
+    site.replace_file(&site.models[2][..300]);
+    let running = site.start();
+    site.wait_for_model(&running, 1);
+    running.kill();
+    let log = site.log();
+    assert!(log.contains("the model file is not taken; the saved one goes on"), "{log}");
+    std::fs::remove_file(site.at("current.tgm")).unwrap();
+    let running = site.start();
+    site.wait_for_model(&running, 1);
+    running.kill();
     site.replace_file(&site.models[2]);
     let running = site.start();
     site.wait_for_model(&running, 2);
     assert_eq!(running.terminate(), Some(0));
+
+    // Without a saved model a broken file is an error, with a data directory and without.
+    site.replace_file(&site.models[2][..300]);
+    let (pipeline, fresh) =
+        (site.at("scoring.toml").display().to_string(), site.at("fresh").display().to_string());
+    for extra in [&["run", &pipeline, "--data-dir", &fresh][..], &["run", &pipeline], &["check", &pipeline]] {
+        let ran = tidegate(extra);
+        let said = text(&ran.stderr);
+        assert_eq!(ran.status.code(), Some(2), "{extra:?}: {said}");
+        assert!(said.contains("cut or has bytes too many"), "{extra:?}: {said}");
+    }
 }
