@@ -5,6 +5,7 @@
 mod bad_input;
 mod golden;
 mod http;
+mod kernels;
 mod laws;
 mod model_update;
 mod mqtt;

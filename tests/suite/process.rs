@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rumqttc::{AsyncClient, Event, Incoming, MqttOptions, QoS};
 
-use crate::support::{Mosquitto, Running, free_port, lines, text, tidegate};
+use crate::support::{Message, Mosquitto, Plant, Running, free_port, lines, text, tidegate};
 
 const DEVICES: u64 = 1000;
 const START_MS: u64 = 1_700_000_000_000;
@@ -282,4 +282,43 @@ path = {:?}
 fn every_key_of_every_component_is_documented() {
     let undocumented = tidegate::config::undocumented(&tidegate::builtin::registry());
     assert!(undocumented.is_empty(), "{undocumented:#?}");
+}
+
+#[test]
+fn a_row_can_be_read_a_moment_after_it_came_and_long_before_a_checkpoint() {
+    let directory = tempfile::tempdir().unwrap();
+    let message = |n: u64| Message::new("plant/1", format!("{{\"ts\":{},\"n\":{n}}}", START_MS + n));
+    let plant = Plant::start(vec![("plant/1", (0..3).map(message).collect())]);
+    let pipeline = directory.path().join("soon.toml");
+    let out = directory.path().join("rows.ndjson");
+    let text = format!(
+        r#"
+[pipeline]
+name = "soon"
+checkpoint = "1h"
+[source.plant]
+type = "mqtt"
+url = "mqtt://127.0.0.1:{}"
+version = "3.1.1"
+client_id = "soon"
+topics = ["plant/1"]
+format = {{ type = "json", time = "ts", time_unit = "ms" }}
+fields = {{ n = "i64" }}
+[sink.out]
+type = "file"
+inputs = ["plant"]
+path = {out:?}
+"#,
+        plant.port
+    );
+    std::fs::write(&pipeline, text).unwrap();
+    let data = directory.path().join("data").display().to_string();
+    for extra in [&["--data-dir", data.as_str()][..], &[]] {
+        let _ = std::fs::remove_file(&out);
+        let running = Running::start(&pipeline, extra);
+        wait_for_rows(directory.path(), 3);
+        drop(running);
+        // For the next one they come again.
+        plant.forget("plant/1");
+    }
 }

@@ -299,6 +299,11 @@ impl Plant {
         Self { port, feeds }
     }
 
+    /// Sends all messages of a filter again to whoever connects next.
+    pub fn forget(&self, filter: &str) {
+        self.feeds[filter].lock().unwrap().acknowledged = 0;
+    }
+
     /// How many messages of a filter are acknowledged.
     pub fn acknowledged(&self, filter: &str) -> usize {
         self.feeds[filter].lock().unwrap().acknowledged
