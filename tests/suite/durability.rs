@@ -126,7 +126,7 @@ impl Seen {
         match step {
             Step::Begins(name, arguments) => match name.as_str() {
                 "sendto" | "write" | "writev" if file(arguments).contains(&format!(":{port}]")) => {
-                    self.to_broker(&texts(arguments).concat());
+                    self.leaves_for_broker(&texts(arguments).concat());
                 }
                 "write" if file(arguments) == out => {
                     for number in numbers(&texts(arguments).concat()) {
@@ -183,7 +183,7 @@ impl Seen {
     }
 
     /// PUBACKs are four bytes each; message *n* has packet identifier *n* + 1.
-    fn to_broker(&mut self, bytes: &[u8]) {
+    fn leaves_for_broker(&mut self, bytes: &[u8]) {
         for packet in bytes.chunks(4).filter(|packet| packet.starts_with(&[0x40, 2])) {
             let number = u64::from(u16::from_be_bytes([packet[2], packet[3]])) - 1;
             assert!(self.synced.contains(&number), "message {number} is acknowledged before it is safe");
