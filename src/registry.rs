@@ -159,6 +159,8 @@ pub struct Built {
     pub models: Option<ModelSlot>,
     /// What it keeps from row to row, if that depends on the rows of a key or of all.
     pub keyed: Option<Keyed>,
+    /// What is wrong unless there is a saved state to go on from: an error without a data directory, else a warning.
+    pub unless_saved: Vec<Problem>,
 }
 
 impl Built {
@@ -171,6 +173,7 @@ impl Built {
             own_watermark: false,
             models: None,
             keyed: None,
+            unless_saved: Vec::new(),
         }
     }
 

@@ -16,7 +16,7 @@ use crate::registry::{
 };
 
 use super::declare::{Component, Role, report_problems};
-use super::diagnostic::{Place, Report};
+use super::diagnostic::{Place, Report, Severity};
 use super::shape::Shape;
 use super::tree::{Node, Table};
 use super::wire::{Link, Wires};
@@ -43,6 +43,8 @@ pub(super) struct Planner<'p> {
     pub batch: BatchLimits,
     /// What is known of sources that do not say their columns.
     pub columns: &'p BTreeMap<String, Columns>,
+    /// Whether there is a data directory, which may hold a state to go on from.
+    pub keeps_state: bool,
 }
 
 /// An operator that keeps state from row to row.
@@ -137,7 +139,7 @@ impl Planner<'_> {
         let built = match (kind.build)(component.own.to_toml(), &self.context(component, &[])) {
             Ok(built) => built,
             Err(problems) => {
-                report_problems(component.node, problems, report);
+                report_problems(component.node, problems, Severity::Error, report);
                 return None;
             }
         };
@@ -242,7 +244,7 @@ impl Planner<'_> {
             Err(problems) => {
                 let (unknown, wrong): (Vec<_>, Vec<_>) =
                     problems.into_iter().partition(|problem| problem.sampler.is_some());
-                report_problems(component.node, wrong, report);
+                report_problems(component.node, wrong, Severity::Error, report);
                 plan.unknown = unknown.into_iter().find_map(|problem| {
                     let place = component.node.find(&problem.path, None);
                     report.warning(&place, problem.message, problem.help.unwrap_or_default());
@@ -251,6 +253,14 @@ impl Planner<'_> {
                 return None;
             }
         };
+        let severity = if self.keeps_state { Severity::Warning } else { Severity::Error };
+        let unless_saved = built.unless_saved.into_iter().map(|mut problem| {
+            if self.keeps_state {
+                problem.message.push_str("; it starts only where a saved state can go on");
+            }
+            problem
+        });
+        report_problems(component.node, unless_saved.collect(), severity, report);
         let upstream = inputs.iter().map(|input| input.fingerprint);
         let fingerprint = fingerprint(kind.name, &built.meaning, &schemas, upstream);
         let origins = inputs.iter().flat_map(|input| input.origins.iter().copied()).collect();
@@ -280,7 +290,7 @@ impl Planner<'_> {
                 let (sink, network, notes) = (built.sink, built.network, built.notes);
                 plan.sinks.push(PlannedSink { name, kind: kind.name, sink, network, notes });
             }
-            Err(problems) => report_problems(component.node, problems, report),
+            Err(problems) => report_problems(component.node, problems, Severity::Error, report),
         }
     }
 }

@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 use crate::registry::{Problem, Registry, nearest};
 
 use super::check::{Keys, check, check_component};
-use super::diagnostic::{Place, Report};
+use super::diagnostic::{Place, Report, Severity};
 use super::keys::{
     BatchKeys, Broker, DECODE_KEYS, OperatorKeys, Settings, SinkKeys, SourceKeys, name_problem,
 };
@@ -190,7 +190,7 @@ fn read<T: DeserializeOwned + JsonSchema>(
     }
     let read = T::deserialize(entry.node.to_toml());
     match &read {
-        Ok(read) => report_problems(&entry.node, problems(read), report),
+        Ok(read) => report_problems(&entry.node, problems(read), Severity::Error, report),
         Err(error) => report.error(&entry.node.place, error.message(), ""),
     }
     read.ok()
@@ -198,13 +198,17 @@ fn read<T: DeserializeOwned + JsonSchema>(
 
 /// Reports what a component says about its own table, each at its place: that of the value, or of the key if
 /// the message is about the key, as in `column "vibr" does not exist` for `columns = { vibr = ["mean"] }`.
-pub(super) fn report_problems(node: &Node, problems: Vec<Problem>, report: &mut Report) {
+pub(super) fn report_problems(node: &Node, problems: Vec<Problem>, severity: Severity, report: &mut Report) {
     for problem in problems {
         let place = match node.find_key(&problem.path) {
             Some((key, place)) if problem.message.contains(&format!("\"{key}\"")) => place.clone(),
             _ => node.find(&problem.path, problem.span.as_ref()),
         };
-        report.error(&place, problem.message, problem.help.unwrap_or_default());
+        let help = problem.help.unwrap_or_default();
+        match severity {
+            Severity::Error => report.error(&place, problem.message, help),
+            Severity::Warning => report.warning(&place, problem.message, help),
+        }
     }
 }
 
@@ -247,7 +251,7 @@ fn component<'t>(
     let valid = report.errors() == before && kind.is_some();
     let batch = table.node("batch").filter(|_| valid).map(BatchKeys::deserialize_from);
     let batch = batch.and_then(Result::ok).unwrap_or_default();
-    report_problems(&entry.node, batch.problems(), report);
+    report_problems(&entry.node, batch.problems(), Severity::Error, report);
     let (name, name_place, node) = (&entry.key, &entry.key_place, &entry.node);
     let (kind, was) = (kind.map(|(kind, _)| kind), table.node("was"));
     Some(Component { role, name, name_place, node, kind, own, decode, batch, was, inputs, valid })

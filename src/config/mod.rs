@@ -242,6 +242,7 @@ fn assemble(text: &str, registry: &Registry, options: &Options<'_>, report: &mut
         files: options.files,
         batch: settings.map(|settings| settings.batch).unwrap_or_default().over(BatchLimits::default()),
         columns: &options.columns,
+        keeps_state: settings.is_some_and(|settings| settings.data_dir.is_some()),
     };
     let mut plan = planner.plan(&declared.components, &wires, report);
     if let (Some(settings), Some(entry)) = (settings, tree.entry("pipeline")) {

@@ -112,6 +112,15 @@ pub trait Sink: Send {
     /// What cannot be helped by trying again.
     async fn write(&mut self, id: DeliveryId, batch: RecordBatch) -> Result<()>;
 
+    /// Lets others see what was written, without making it safe: what is buffered goes out. Called when rows have
+    /// waited for a moment.
+    ///
+    /// # Errors
+    /// What cannot be helped by trying again.
+    async fn show(&mut self) -> Result<()> {
+        Ok(())
+    }
+
     /// Returns when everything written is safe, and says where that is.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 
 use super::*;
 use crate::core::graph::{Fingerprint, Node, Port, SinkNode};
-use crate::core::model::Model;
+use crate::core::model::{Model, ModelOrigin};
 use crate::core::operator::Operator;
 
 type Diary = Arc<Mutex<Vec<String>>>;
@@ -224,7 +224,12 @@ fn new_graph(epoch: u64, graph: Graph) -> Record {
 fn new_model(epoch: u64, node: &str, bytes: &[u8]) -> Record {
     let mut id = [0; 32];
     id[..bytes.len()].copy_from_slice(bytes);
-    let model = Model { id: ModelId(id), bytes: Arc::from(bytes), prepared: Box::new(()) };
+    let model = Model {
+        id: ModelId(id),
+        bytes: Arc::from(bytes),
+        origin: ModelOrigin::Request,
+        prepared: Box::new(()),
+    };
     barrier(epoch, Some(Change::Model { node: node.to_owned(), model: Arc::new(model) }))
 }
 

@@ -22,7 +22,7 @@ pub use epochs::{Commit, Epochs};
 pub use event::{Barrier, Change, Epoch, Event, EventTime, Now, Record};
 pub use graph::{Edge, Fingerprint, Graph, Node, Port, SinkNode};
 pub use keys::{KeyLimits, Keys, OnFull};
-pub use model::{Model, ModelGate, ModelId, ModelSlot};
+pub use model::{Model, ModelGate, ModelId, ModelOrigin, ModelSlot};
 pub use operator::{Count, Flow, Operator, Output};
 pub use sequencer::{Sequencer, SequencerSettings, Stamped, Start};
 pub use snapshot::{NodeState, Restored, Snapshot};

@@ -31,12 +31,39 @@ impl fmt::Debug for ModelId {
     }
 }
 
+/// The way that a model comes to a node. A file stands where it is and a retained message comes again with every
+/// connection, so a node that runs a model remembers what each of them brought last: that again is nothing new.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelOrigin {
+    /// Somebody sent it to the running pipeline.
+    #[default]
+    Request,
+    /// The node's model file holds it.
+    File,
+    /// The node's model topic brought it.
+    Topic,
+}
+
+impl ModelOrigin {
+    /// As it stands in metrics and log lines.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::File => "file",
+            Self::Topic => "topic",
+        }
+    }
+}
+
 /// A verified model on its way to a node.
 pub struct Model {
     /// Which model this is.
     pub id: ModelId,
     /// The file's bytes, so that a checkpoint can hold the model itself.
     pub bytes: Arc<[u8]>,
+    /// How it came.
+    pub origin: ModelOrigin,
     /// The form that runs, built off the engine thread by the [`ModelGate`] of the node that takes it.
     pub prepared: Box<dyn Any + Send + Sync>,
 }
@@ -68,4 +95,6 @@ pub struct ModelSlot {
     pub topic: Option<String>,
     /// The id of the model it was built with, if it was built with one.
     pub initial: Option<ModelId>,
+    /// Why it was built without the model that its file should hold. It can run only with a model that was saved.
+    pub refused: Option<String>,
 }

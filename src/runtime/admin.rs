@@ -15,6 +15,7 @@ use serde_json::json;
 
 use super::metrics::{PipelineMetrics, exposition};
 use super::models::{MODEL_BYTES_MAX, Models, Submitted};
+use crate::core::ModelOrigin;
 use crate::error::{Error, Result};
 
 /// What the admin port knows of one pipeline.
@@ -188,7 +189,7 @@ async fn submit(State(admin): State<Arc<Admin>>, Path(node): Path<String>, body:
         running.iter().filter(|served| served.models.nodes().any(|name| name == node)).collect();
     match takers.as_slice() {
         [] => refuse(StatusCode::NOT_FOUND, &format!("no pipeline has a node `{node}` that takes models")),
-        [served] => outcome(served.models.submit(&node, body.to_vec()).await),
+        [served] => outcome(served.models.submit(&node, body.to_vec(), ModelOrigin::Request).await),
         _ => refuse(
             StatusCode::BAD_REQUEST,
             &format!("several pipelines have a node `{node}`: post to /models/<pipeline>/{node}"),
@@ -202,7 +203,7 @@ async fn submit_to(
     body: Bytes,
 ) -> Response {
     match admin.board.running().iter().find(|served| served.metrics.pipeline() == pipeline) {
-        Some(served) => outcome(served.models.submit(&node, body.to_vec()).await),
+        Some(served) => outcome(served.models.submit(&node, body.to_vec(), ModelOrigin::Request).await),
         None => refuse(StatusCode::NOT_FOUND, &format!("there is no pipeline `{pipeline}`")),
     }
 }

@@ -39,6 +39,8 @@ pub struct PipelineMetrics {
     log_bytes: AtomicU64,
     epoch: AtomicU64,
     owed: Mutex<Vec<(u64, Vec<String>)>>,
+    /// What became of models: applied or refused, by node and by the way they came.
+    submitted: Mutex<BTreeMap<(&'static str, String, &'static str), u64>>,
 }
 
 /// A consistent-enough copy of the counts, for a display.
@@ -66,6 +68,7 @@ impl PipelineMetrics {
             log_bytes: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
             owed: Mutex::default(),
+            submitted: Mutex::default(),
         }
     }
 
@@ -128,6 +131,20 @@ impl PipelineMetrics {
             owed.extend(
                 epochs.owed().map(|(epoch, whom)| (epoch.0, whom.into_iter().map(str::to_owned).collect())),
             );
+        }
+    }
+
+    pub(super) fn model_applied(&self, node: &str, origin: &'static str) {
+        self.count_model("applied", node, origin);
+    }
+
+    pub(super) fn model_refused(&self, node: &str, origin: &'static str) {
+        self.count_model("refused", node, origin);
+    }
+
+    fn count_model(&self, outcome: &'static str, node: &str, origin: &'static str) {
+        if let Ok(mut submitted) = self.submitted.lock() {
+            *submitted.entry((outcome, node.to_owned(), origin)).or_default() += 1;
         }
     }
 
@@ -244,6 +261,11 @@ fn collect(metrics: &PipelineMetrics, families: &mut Families) {
     }
     for (node, model) in metrics.models() {
         add("tidegate_model_info".to_owned(), "gauge", &[("node", &node), ("model", &model.short())], 1.0);
+    }
+    let submitted = metrics.submitted.lock().map(|submitted| submitted.clone()).unwrap_or_default();
+    for ((outcome, node, origin), count) in submitted {
+        let labels = [("node", node.as_str()), ("origin", origin)];
+        add(format!("tidegate_models_{outcome}_total"), "counter", &labels, count as f64);
     }
     let call_max = Duration::as_secs_f64(&engine.call_max);
     add("tidegate_engine_call_seconds_max".to_owned(), "gauge", &[], call_max);

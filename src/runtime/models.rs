@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use arrow::array::AsArray;
@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use super::coordinator::Request;
 use super::metrics::PipelineMetrics;
-use crate::core::{Model, ModelId, ModelSlot, Source};
+use crate::core::{Model, ModelId, ModelOrigin, ModelSlot, Source};
 use crate::error::{Error, Result};
 
 /// How often a model file is looked at for changes.
@@ -25,6 +25,10 @@ const ANSWER_MAX: Duration = Duration::from_secs(60);
 
 /// Largest model file, in bytes.
 pub const MODEL_BYTES_MAX: usize = 64 << 20;
+
+/// How many models are kept in the data directory. A restart needs those that the log names behind the older of two
+/// checkpoints: no more than there can be epochs under way and requests waiting, which are fewer.
+const KEPT_MAX: usize = 32;
 
 /// What became of a submitted model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +51,8 @@ pub struct Models {
     requests: mpsc::Sender<Request>,
     metrics: Arc<PipelineMetrics>,
     directory: Option<PathBuf>,
+    /// What each node's topic brought last, since the start: a retained message comes again with every connection.
+    by_topic: Mutex<BTreeMap<String, ModelId>>,
 }
 
 impl Models {
@@ -57,7 +63,7 @@ impl Models {
         metrics: Arc<PipelineMetrics>,
         directory: Option<PathBuf>,
     ) -> Self {
-        Self { slots, requests, metrics, directory }
+        Self { slots, requests, metrics, directory, by_topic: Mutex::default() }
     }
 
     /// The nodes that take models.
@@ -65,8 +71,8 @@ impl Models {
         self.slots.keys().map(String::as_str)
     }
 
-    /// Verifies a model for a node and applies it at a cut.
-    pub async fn submit(&self, node: &str, bytes: Vec<u8>) -> Submitted {
+    /// Verifies a model for a node, applies it at a cut, and counts what became of it.
+    pub async fn submit(&self, node: &str, bytes: Vec<u8>, origin: ModelOrigin) -> Submitted {
         let Some(slot) = self.slots.get(node) else {
             let nodes: Vec<&str> = self.nodes().collect();
             return Submitted::NoNode(format!(
@@ -74,10 +80,26 @@ impl Models {
                 nodes.join(", ")
             ));
         };
+        let outcome = self.verify_and_apply(node, slot, bytes, origin).await;
+        match &outcome {
+            Submitted::Applied(_) => self.metrics.model_applied(node, origin.word()),
+            Submitted::Refused(_) => self.metrics.model_refused(node, origin.word()),
+            Submitted::Same(_) | Submitted::NoNode(_) | Submitted::Pending(_) => {}
+        }
+        outcome
+    }
+
+    async fn verify_and_apply(
+        &self,
+        node: &str,
+        slot: &ModelSlot,
+        bytes: Vec<u8>,
+        origin: ModelOrigin,
+    ) -> Submitted {
         let gate = Arc::clone(&slot.gate);
         let directory = self.directory.clone();
         let verified = tokio::task::spawn_blocking(move || {
-            let model = gate.admit(&bytes)?;
+            let model = Model { origin, ..gate.admit(&bytes)? };
             if let Some(directory) = directory {
                 keep(&directory, &model)?;
             }
@@ -89,7 +111,15 @@ impl Models {
             Err(error) => return Submitted::Refused(format!("verifying it failed: {error}")),
         };
         let id = model.id;
-        if self.metrics.models().get(node) == Some(&id) {
+        let same = self.metrics.models().get(node) == Some(&id);
+        // That the file or the topic has what runs already is worth a cut the first time: it must be remembered that
+        // it was heeded.
+        let again = match origin {
+            ModelOrigin::Request => same,
+            ModelOrigin::File => false,
+            ModelOrigin::Topic => self.topic_brings(node, id),
+        };
+        if again {
             return Submitted::Same(id);
         }
         let (answer, answered) = oneshot::channel();
@@ -98,6 +128,7 @@ impl Models {
             return Submitted::Refused("the pipeline is stopping".to_owned());
         }
         match tokio::time::timeout(ANSWER_MAX, answered).await {
+            Ok(Ok(Ok(()))) if same => Submitted::Same(id),
             Ok(Ok(Ok(()))) => Submitted::Applied(id),
             Ok(Ok(Err(error))) => Submitted::Refused(error.message),
             Ok(Err(_)) => Submitted::Refused("the pipeline is stopping".to_owned()),
@@ -105,9 +136,16 @@ impl Models {
         }
     }
 
+    /// Whether the topic brings the same again.
+    fn topic_brings(&self, node: &str, id: ModelId) -> bool {
+        self.by_topic.lock().is_ok_and(|mut known| known.insert(node.to_owned(), id) == Some(id))
+    }
+
     /// Submits and says in the log what became of it.
-    pub async fn submit_and_log(&self, node: &str, bytes: Vec<u8>, origin: &str) {
-        match self.submit(node, bytes).await {
+    async fn submit_and_log(&self, node: &str, bytes: Vec<u8>, origin: ModelOrigin) {
+        let outcome = self.submit(node, bytes, origin).await;
+        let origin = origin.word();
+        match outcome {
             Submitted::Applied(id) => info!(node, model = id.short(), origin, "model applied"),
             Submitted::Same(_) => {}
             Submitted::Pending(id) => warn!(node, model = id.short(), origin, "model not committed yet"),
@@ -133,7 +171,7 @@ impl Models {
             }
             known = seen;
             match tokio::fs::read(&path).await {
-                Ok(bytes) => self.submit_and_log(&node, bytes, "file").await,
+                Ok(bytes) => self.submit_and_log(&node, bytes, ModelOrigin::File).await,
                 Err(error) => warn!(node, path = %path.display(), %error, "the model file cannot be read"),
             }
         }
@@ -159,7 +197,7 @@ impl Models {
             {
                 // Only the newest counts; an empty payload is how MQTT deletes a retained message.
                 if let Some(newest) = payloads.iter().flatten().filter(|payload| !payload.is_empty()).last() {
-                    self.submit_and_log(&node, newest.to_vec(), "topic").await;
+                    self.submit_and_log(&node, newest.to_vec(), ModelOrigin::Topic).await;
                 }
             }
             if let Err(error) = source.acknowledge(&rows.position).await {
@@ -177,12 +215,12 @@ impl Models {
         directory: &std::path::Path,
         node: &str,
         id: &str,
-    ) -> Result<Arc<Model>> {
+    ) -> Result<Model> {
         let path = directory.join(file_name(id));
         let bytes =
             std::fs::read(&path).map_err(|error| Error::io(format!("reading {}", path.display()), &error))?;
         let slot = slots.get(node).ok_or_else(|| Error::model(format!("`{node}` takes no models")))?;
-        slot.gate.admit(&bytes).map(Arc::new)
+        slot.gate.admit(&bytes)
     }
 }
 
@@ -194,22 +232,74 @@ fn file_name(id: &str) -> String {
 fn keep(directory: &std::path::Path, model: &Model) -> Result<()> {
     use std::io::Write;
     let path = directory.join(file_name(&model.id.to_string()));
-    if path.exists() {
-        return Ok(());
-    }
     let failed =
         |error: std::io::Error| Error::io(format!("keeping the model in {}", directory.display()), &error);
+    if let Ok(file) = std::fs::File::options().write(true).open(&path) {
+        // Now it is among the newest again.
+        return file.set_modified(SystemTime::now()).map_err(failed);
+    }
     std::fs::create_dir_all(directory).map_err(failed)?;
     let partial = path.with_extension("part");
     let mut file = std::fs::File::create(&partial).map_err(failed)?;
     file.write_all(&model.bytes).map_err(failed)?;
     file.sync_all().map_err(failed)?;
     std::fs::rename(&partial, &path).map_err(failed)?;
-    std::fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)
+    std::fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
+    forget_oldest(directory);
+    Ok(())
+}
+
+/// Removes all but the newest models. What cannot be removed now will be with the next one.
+fn forget_oldest(directory: &std::path::Path) {
+    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    let mut kept: Vec<(SystemTime, PathBuf)> = entries
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let path = entry.path();
+            let whole = path.extension().is_some_and(|ending| ending == "tgm");
+            whole.then_some((entry.metadata().ok()?.modified().ok()?, path))
+        })
+        .collect();
+    kept.sort();
+    let old = kept.len().saturating_sub(KEPT_MAX);
+    for (_, path) in kept.drain(..old) {
+        let _ = std::fs::remove_file(path);
+    }
 }
 
 /// What tells one state of a file from the next.
 fn look(path: &std::path::Path) -> Option<(SystemTime, u64)> {
     let metadata = std::fs::metadata(path).ok()?;
     Some((metadata.modified().ok()?, metadata.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_models_are_kept_and_one_that_comes_again_is_new() {
+        let directory = tempfile::tempdir().unwrap();
+        let model = |number: u8| Model {
+            id: ModelId([number; 32]),
+            bytes: Arc::from([number]),
+            origin: ModelOrigin::Request,
+            prepared: Box::new(()),
+        };
+        let path = |number: u8| directory.path().join(file_name(&ModelId([number; 32]).to_string()));
+        let count = KEPT_MAX as u8;
+        for number in 0..count {
+            keep(directory.path(), &model(number)).unwrap();
+            // Times of files are coarse.
+            let age = Duration::from_secs(100 - u64::from(number));
+            let file = std::fs::File::options().write(true).open(path(number)).unwrap();
+            file.set_modified(SystemTime::now() - age).unwrap();
+        }
+        assert!(path(0).exists(), "as many as are kept");
+        keep(directory.path(), &model(0)).unwrap();
+        keep(directory.path(), &model(count)).unwrap();
+        assert!(path(0).exists() && !path(1).exists() && path(2).exists() && path(count).exists());
+        assert_eq!(std::fs::read(path(count)).unwrap(), [count]);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), KEPT_MAX);
+    }
 }

@@ -209,6 +209,21 @@ pub async fn start_in(pipeline: Pipeline, mut data: Option<DataDir>) -> Result<R
 
 fn build_engine(graph: Graph, snapshot: Option<&Snapshot>) -> Result<Engine> {
     let (engine, restored) = Engine::new(graph, snapshot)?;
+    for (index, node) in engine.graph().nodes.iter().enumerate() {
+        let refused = node.models.as_ref().and_then(|slot| slot.refused.as_ref());
+        let (Some(reason), name) = (refused, &node.name) else { continue };
+        match engine.model(index) {
+            None => return Err(Error::config(format!("`{name}`: {reason}; and no model was saved"))),
+            Some(saved) => {
+                warn!(
+                    node = name,
+                    model = saved.short(),
+                    reason,
+                    "the model file is not taken; the saved one goes on"
+                );
+            }
+        }
+    }
     if snapshot.is_some() {
         for (node, outcome) in engine.graph().nodes.iter().zip(restored) {
             match outcome {

@@ -3,12 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::wire::{Delivery, Report, SinkOrder, report_failure};
 use crate::core::{Count, Position, Sink};
 use crate::error::Result;
+
+/// How long rows may stay in a sink's buffer, where a reader of a file does not see them.
+const SHOW_AFTER: Duration = Duration::from_millis(10);
 
 /// What a sink has taken so far.
 #[derive(Debug, Default)]
@@ -56,6 +61,8 @@ pub async fn run(mut sink: Box<dyn Sink>, mut lines: SinkLines) {
 async fn drive(sink: &mut dyn Sink, lines: &mut SinkLines) -> Result<()> {
     sink.open(lines.committed.as_ref()).await?;
     let mut writing = true;
+    // When what was written must show.
+    let mut show_at: Option<Instant> = None;
     loop {
         tokio::select! {
             biased;
@@ -65,10 +72,26 @@ async fn drive(sink: &mut dyn Sink, lines: &mut SinkLines) -> Result<()> {
                 None => return Ok(()),
             },
             delivery = lines.deliveries.recv(), if writing => match delivery {
-                Some(delivery) => deliver(sink, delivery, lines).await?,
+                Some(delivery) => {
+                    if let Delivery::Batch { .. } = &delivery {
+                        show_at.get_or_insert_with(|| Instant::now() + SHOW_AFTER);
+                    }
+                    deliver(sink, delivery, lines).await?;
+                }
                 None => writing = false,
+            },
+            () = until(show_at), if show_at.is_some() => {
+                show_at = None;
+                sink.show().await?;
             }
         }
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

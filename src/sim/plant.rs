@@ -10,8 +10,8 @@ use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef,
 
 use crate::core::schema::{self, tag_type, time_array, time_field};
 use crate::core::{
-    Edge, EventTime, Fingerprint, Graph, Model, ModelId, Node, Operator, Output, Port, SinkNode, StateReader,
-    StateWriter,
+    Edge, EventTime, Fingerprint, Graph, Model, ModelId, ModelOrigin, Node, Operator, Output, Port, SinkNode,
+    StateReader, StateWriter,
 };
 use crate::registry::Built;
 use crate::{Error, Result};
@@ -175,12 +175,17 @@ struct Scale {
 }
 
 /// The model that multiplies by a number.
-pub(super) fn model_of(factor: u8) -> Arc<Model> {
-    Arc::new(Model { id: ModelId([factor; 32]), bytes: Arc::from([factor]), prepared: Box::new(factor) })
+pub(super) fn model_of(factor: u8) -> Model {
+    Model {
+        id: ModelId([factor; 32]),
+        bytes: Arc::from([factor]),
+        origin: ModelOrigin::Request,
+        prepared: Box::new(factor),
+    }
 }
 
 /// The model of an id in the log.
-pub(super) fn recall_model(id: &str) -> Result<Arc<Model>> {
+pub(super) fn recall_model(id: &str) -> Result<Model> {
     let factor = id.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
     factor.map(model_of).ok_or_else(|| Error::model(format!("{id} is no model of the plant")))
 }

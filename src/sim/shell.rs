@@ -190,7 +190,7 @@ impl Shell {
         if sequencer.may_cut()
             && let Some(factor) = self.requests.pop_front()
         {
-            let model = plant::model_of(factor);
+            let model = std::sync::Arc::new(plant::model_of(factor));
             sequencer.cut(now, Some(Change::Model { node: MODEL_NODE.to_owned(), model }));
         }
         while self.feed.len() < QUEUE

@@ -11,11 +11,13 @@ use serde::{Deserialize, Serialize};
 use super::cursor::{Cursor, Damages};
 use super::log::Log;
 use super::record::{LogRecord, RecordKind, Stamp, encode_batch};
-use crate::core::{Barrier, Change, Epoch, EventTime, Model, Now, Position, Record, Stamped, Start};
+use crate::core::{
+    Barrier, Change, Epoch, EventTime, Model, ModelOrigin, Now, Position, Record, Stamped, Start,
+};
 use crate::{Error, Result};
 
 /// Brings a kept model back by the node's name and the model's id.
-pub type Recall = Box<dyn Fn(&str, &str) -> Result<Arc<Model>> + Send>;
+pub type Recall = Box<dyn Fn(&str, &str) -> Result<Model> + Send>;
 
 /// What a barrier's change looks like in the log.
 #[derive(Debug, Serialize, Deserialize)]
@@ -23,7 +25,12 @@ pub type Recall = Box<dyn Fn(&str, &str) -> Result<Arc<Model>> + Send>;
 enum LoggedChange {
     Stop,
     Graph,
-    Model { node: String, id: String },
+    Model {
+        node: String,
+        id: String,
+        #[serde(default)]
+        origin: ModelOrigin,
+    },
 }
 
 /// Appends a record under its own offset. It is durable after the next sync.
@@ -57,7 +64,8 @@ fn encode(stamped: &Stamped, out: &mut Vec<u8>) -> Result<()> {
                 Some(Change::Stop) => Some(LoggedChange::Stop),
                 Some(Change::Graph(_)) => Some(LoggedChange::Graph),
                 Some(Change::Model { node, model }) => {
-                    Some(LoggedChange::Model { node: node.clone(), id: model.id.to_string() })
+                    let (node, id) = (node.clone(), model.id.to_string());
+                    Some(LoggedChange::Model { node, id, origin: model.origin })
                 }
             };
             let change = change.map(|change| serde_json::to_vec(&change)).transpose();
@@ -185,8 +193,11 @@ impl Replay {
         })?;
         let change = match change {
             LoggedChange::Stop | LoggedChange::Graph => None,
-            LoggedChange::Model { node, id } => match (self.recall)(&node, &id) {
-                Ok(model) => Some(Arc::new(Change::Model { node, model })),
+            LoggedChange::Model { node, id, origin } => match (self.recall)(&node, &id) {
+                Ok(model) => {
+                    let model = Arc::new(Model { origin, ..model });
+                    Some(Arc::new(Change::Model { node, model }))
+                }
                 Err(error) => {
                     self.so_far.forgotten.push(format!("{node}: {id}: {error}"));
                     None
@@ -206,8 +217,8 @@ mod tests {
     use crate::store::memory::Memory;
     use crate::store::{LogOptions, Store, record::raw_schema};
 
-    fn model(id: u8) -> Arc<Model> {
-        Arc::new(Model { id: ModelId([id; 32]), bytes: Arc::from([id]), prepared: Box::new(id) })
+    fn model(id: u8, origin: ModelOrigin) -> Model {
+        Model { id: ModelId([id; 32]), bytes: Arc::from([id]), origin, prepared: Box::new(id) }
     }
 
     fn stamped(offset: u64, record: Record) -> Stamped {
@@ -236,12 +247,17 @@ mod tests {
             mono: Duration::from_micros(3),
         };
         let recall: Recall = Box::new(|node, id| match id.starts_with("0101") {
-            true => Ok(model(1)),
+            true => Ok(model(1, ModelOrigin::Request)),
             false => Err(Error::model(format!("{node} has lost it"))),
         });
         let mut replay = Replay::new(log, from, recall);
         let mut given = Vec::new();
         while let Some(stamped) = replay.next(log)? {
+            if let Record::Barrier(Barrier { change: Some(change), .. }) = &stamped.record
+                && let Change::Model { model, .. } = change.as_ref()
+            {
+                assert_eq!(model.origin, ModelOrigin::Topic, "how it came is kept");
+            }
             given.push(match stamped.record {
                 Record::Batch { input, batch } => format!("rows {input} {}", batch.num_rows()),
                 other => format!("{other:?}"),
@@ -253,7 +269,8 @@ mod tests {
     #[test]
     fn a_replay_gives_the_records_again_and_says_where_the_pipeline_goes_on() {
         let rows = |input| Record::Batch { input, batch: RecordBatch::new_empty(raw_schema()) };
-        let change = |id| Change::Model { node: "score".to_owned(), model: model(id) };
+        let change =
+            |id| Change::Model { node: "score".to_owned(), model: Arc::new(model(id, ModelOrigin::Topic)) };
         let mut log = log_of(vec![
             rows(1),
             barrier(7, Some(change(1))),

@@ -2,9 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
+mod bad_input;
 mod columns;
+mod durability;
 mod golden;
+mod http;
+mod kernels;
 mod laws;
+mod model_update;
 mod mqtt;
 mod process;
 mod purity;

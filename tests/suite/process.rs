@@ -1,105 +1,13 @@
 //! The program as its user runs it: a process of its own, with real signals, sockets and files.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
+use std::io::Write;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rumqttc::{AsyncClient, Event, Incoming, MqttOptions, QoS};
 
-use crate::support::{Mosquitto, free_port};
-
-const TIDEGATE: &str = env!("CARGO_BIN_EXE_tidegate");
-
-fn tidegate(args: &[&str]) -> Output {
-    Command::new(TIDEGATE).args(args).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// A running `tidegate run`, killed with the value.
-struct Running {
-    child: Child,
-    admin: u16,
-}
-
-impl Running {
-    fn start(pipeline: &Path, extra: &[&str]) -> Self {
-        let admin = free_port();
-        let child = Command::new(TIDEGATE)
-            .args(["--log", "warn", "run"])
-            .arg(pipeline)
-            .args(["--admin", &format!("127.0.0.1:{admin}")])
-            .args(extra)
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let running = Self { child, admin };
-        running.wait_for("a connection", |metrics| metric(metrics, "tidegate_source_connected") >= 1.0);
-        running
-    }
-
-    fn request(&self, method: &str, path: &str, body: &[u8]) -> Option<(u16, String)> {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.admin)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        );
-        stream.write_all(head.as_bytes()).ok()?;
-        stream.write_all(body).ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        let status = answer.split(' ').nth(1)?.parse().ok()?;
-        Some((status, answer.split_once("\r\n\r\n")?.1.to_owned()))
-    }
-
-    fn wait_for(&self, what: &str, done: impl Fn(&str) -> bool) {
-        let started = Instant::now();
-        while !self.request("GET", "/metrics", b"").is_some_and(|(_, metrics)| done(&metrics)) {
-            assert!(started.elapsed() < Duration::from_secs(60), "waited a minute for {what}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    /// Ends it as an operator would; gives the exit code.
-    fn terminate(mut self) -> Option<i32> {
-        Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
-        self.child.wait().unwrap().code()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// The sum of all series of a metric.
-fn metric(metrics: &str, name: &str) -> f64 {
-    metrics
-        .lines()
-        .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{')))
-        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-        .sum()
-}
-
-fn lines(path: &Path) -> Vec<serde_json::Value> {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}")))
-        .collect()
-}
+use crate::support::{Message, Mosquitto, Plant, Running, free_port, lines, text, tidegate};
 
 const DEVICES: u64 = 1000;
 const START_MS: u64 = 1_700_000_000_000;
@@ -270,124 +178,6 @@ fn every_message_of_the_embedded_broker_arrives_once() {
 }
 
 #[test]
-fn a_model_is_replaced_while_data_flow_and_every_score_is_that_of_its_model() {
-    let directory = tempfile::tempdir().unwrap();
-    let at = |name: &str| directory.path().join(name).display().to_string();
-    // Two columns that go together.
-    let value = |number: u32| {
-        let x = f64::from(number % 100) / 10.0;
-        (x, 2.0 * x + f64::from(number * 7919 % 13) / 100.0)
-    };
-    let mut table = "a,b\n".to_owned();
-    for number in 0..600 {
-        let (a, b) = value(number);
-        table += &format!("{a},{b}\n");
-    }
-    std::fs::write(at("normal.csv"), &table).unwrap();
-    for (name, seed) in [("one.tgm", "1"), ("two.tgm", "2")] {
-        let out = at(name);
-        let trained = tidegate(&[
-            "model",
-            "train",
-            &at("normal.csv"),
-            "--columns",
-            "a,b",
-            "--out",
-            &out,
-            "--seed",
-            seed,
-        ]);
-        assert!(trained.status.success(), "{}", text(&trained.stderr));
-    }
-    let port = free_port();
-    let pipeline = format!(
-        r#"
-[pipeline]
-name = "scoring"
-checkpoint = "200ms"
-[broker]
-listen = "127.0.0.1:{port}"
-[source.plant]
-type = "mqtt"
-url = "mqtt://127.0.0.1:{port}"
-topics = ["t/{{device}}"]
-format = {{ type = "json", time = "ts", time_unit = "ms" }}
-fields = {{ n = "i64", a = "f64", b = "f64" }}
-[operator.scored]
-type = "detect"
-inputs = ["plant"]
-model = {{ file = {:?} }}
-[sink.out]
-type = "file"
-inputs = ["scored"]
-path = {:?}
-"#,
-        at("one.tgm"),
-        at("scored.ndjson")
-    );
-    std::fs::write(at("scoring.toml"), pipeline).unwrap();
-    let running = Running::start(&directory.path().join("scoring.toml"), &[]);
-    let send = |range: std::ops::Range<u32>| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let (client, mut events) = AsyncClient::new(MqttOptions::new("sender", "127.0.0.1", port), 1000);
-            for number in range.clone() {
-                let (a, b) = value(number);
-                let payload =
-                    format!(r#"{{"ts":{},"n":{number},"a":{a},"b":{b}}}"#, START_MS + u64::from(number));
-                client.publish(format!("t/d{}", number % 3), QoS::AtLeastOnce, false, payload).await.unwrap();
-            }
-            let mut acknowledged = 0;
-            while acknowledged < range.len() {
-                if let Event::Incoming(Incoming::PubAck(_)) = events.poll().await.unwrap() {
-                    acknowledged += 1;
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(300)).await;
-        });
-    };
-    let wait_for_out = |rows: f64| {
-        running.wait_for("rows", |metrics| metric(metrics, "tidegate_sink_rows_total") >= rows);
-    };
-    send(0..150);
-    wait_for_out(150.0);
-    let two = std::fs::read(at("two.tgm")).unwrap();
-    let mut damaged = two.clone();
-    let middle = damaged.len() / 2;
-    damaged[middle] ^= 1;
-    let (status, reason) = running.request("POST", "/models/scored", &damaged).unwrap();
-    assert_eq!(status, 422, "{reason}");
-    assert!(reason.contains("error"), "{reason}");
-    assert_eq!(running.request("POST", "/models/other", &two).unwrap().0, 404);
-    let (status, answer) = running.request("POST", "/models/scored", &two).unwrap();
-    assert_eq!(status, 200, "{answer}");
-    assert_eq!(running.request("POST", "/models/scored", &two).unwrap().0, 409);
-    send(150..300);
-    wait_for_out(300.0);
-    assert_eq!(running.terminate(), Some(0));
-
-    let rows = lines(&directory.path().join("scored.ndjson"));
-    assert_eq!(rows.len(), 300);
-    let offline = |model: &str| -> Vec<f64> {
-        let scored = tidegate(&["model", "score", &at(model), &at("normal.csv")]);
-        assert!(scored.status.success(), "{}", text(&scored.stderr));
-        text(&scored.stdout)
-            .lines()
-            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["score"].as_f64().unwrap())
-            .collect()
-    };
-    let (one, two) = (offline("one.tgm"), offline("two.tgm"));
-    let models: BTreeSet<&str> = rows.iter().map(|row| row["model"].as_str().unwrap()).collect();
-    assert_eq!(models.len(), 2);
-    for row in &rows {
-        let number = row["n"].as_u64().unwrap() as usize;
-        let expected = if number < 150 { one[number] } else { two[number] };
-        assert_eq!(row["score"].as_f64().unwrap(), expected, "{row}");
-        assert_eq!(row["model"] == rows[0]["model"], number < 150, "{row}");
-    }
-}
-
-#[test]
 fn a_wrong_file_is_refused_with_all_its_faults_and_code_2() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("wrong.toml");
@@ -492,4 +282,43 @@ path = {:?}
 fn every_key_of_every_component_is_documented() {
     let undocumented = tidegate::config::undocumented(&tidegate::builtin::registry());
     assert!(undocumented.is_empty(), "{undocumented:#?}");
+}
+
+#[test]
+fn a_row_can_be_read_a_moment_after_it_came_and_long_before_a_checkpoint() {
+    let directory = tempfile::tempdir().unwrap();
+    let message = |n: u64| Message::new("plant/1", format!("{{\"ts\":{},\"n\":{n}}}", START_MS + n));
+    let plant = Plant::start(vec![("plant/1", (0..3).map(message).collect())]);
+    let pipeline = directory.path().join("soon.toml");
+    let out = directory.path().join("rows.ndjson");
+    let text = format!(
+        r#"
+[pipeline]
+name = "soon"
+checkpoint = "1h"
+[source.plant]
+type = "mqtt"
+url = "mqtt://127.0.0.1:{}"
+version = "3.1.1"
+client_id = "soon"
+topics = ["plant/1"]
+format = {{ type = "json", time = "ts", time_unit = "ms" }}
+fields = {{ n = "i64" }}
+[sink.out]
+type = "file"
+inputs = ["plant"]
+path = {out:?}
+"#,
+        plant.port
+    );
+    std::fs::write(&pipeline, text).unwrap();
+    let data = directory.path().join("data").display().to_string();
+    for extra in [&["--data-dir", data.as_str()][..], &[]] {
+        let _ = std::fs::remove_file(&out);
+        let running = Running::start(&pipeline, extra);
+        wait_for_rows(directory.path(), 3);
+        drop(running);
+        // For the next one they come again.
+        plant.forget("plant/1");
+    }
 }

@@ -144,7 +144,8 @@ fn packet_start(block: &Block, index: usize) -> usize {
     if index == 0 { 0 } else { brace(block.times[index - 1]) }
 }
 
-fn read_packet(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+/// The body of the next packet.
+pub(super) fn read_packet(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     let mut byte = [0];
     stream.read_exact(&mut byte)?;
     let (mut length, mut shift) = (0usize, 0);

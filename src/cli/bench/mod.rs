@@ -6,6 +6,7 @@
 
 mod firehose;
 mod loops;
+mod startup;
 mod tidegate;
 mod usage;
 
@@ -30,7 +31,7 @@ pub struct BenchArgs {
 /// What to measure.
 #[derive(Debug, Subcommand)]
 pub enum What {
-    /// MQTT to windows: bare client, plain loops, and the whole pipeline.
+    /// MQTT to windows: bare client, plain loops, and the whole pipeline; and how long a start takes.
     Ingest(IngestArgs),
     /// One variant, as a child process of `ingest`.
     #[command(hide = true)]
@@ -163,7 +164,37 @@ fn ingest(args: &IngestArgs) -> Outcome {
             print_table(qos, args.messages, &results);
         }
     }
+    if args.only.is_empty() {
+        starts(args)?;
+    }
     Ok(())
+}
+
+/// How long it takes from the start of the process to the first row.
+fn starts(args: &IngestArgs) -> Result<()> {
+    let directory = bench_directory();
+    for (log, name) in [(false, "without a log"), (true, "with a log")] {
+        let runs = (0..args.runs.max(3)).map(|_| startup::measure(&directory, log));
+        let runs: Vec<startup::Started> = runs.collect::<Result<_>>()?;
+        if args.json {
+            println!("{}", serde_json::json!({ "start": name, "runs": runs }));
+            continue;
+        }
+        let of = |what: fn(&startup::Started) -> f64| median(runs.iter().map(what));
+        println!(
+            "\nStart {name}, medians of {} runs: CONNECT after {:.0} ms, SUBSCRIBE after {:.0} ms, first row in the \
+             file after {:.0} ms (of which a batch waits for others up to 20 ms).",
+            runs.len(),
+            of(|run| run.connect_ms),
+            of(|run| run.subscribe_ms),
+            of(|run| run.row_ms)
+        );
+    }
+    Ok(())
+}
+
+fn bench_directory() -> PathBuf {
+    std::env::temp_dir().join(format!("tidegate-bench-{}", std::process::id()))
 }
 
 /// One run of a variant against a fresh sender.
@@ -176,7 +207,7 @@ fn measure(variant: Variant, messages: u64, qos: u8) -> Result<Measured> {
         .spawn()
         .map_err(|error| failed("sender", &error))?;
     let port = first_line(&mut sender)?;
-    let directory = std::env::temp_dir().join(format!("tidegate-bench-{}", std::process::id()));
+    let directory = bench_directory();
     let _ = std::fs::remove_dir_all(&directory);
     std::fs::create_dir_all(&directory)
         .map_err(|error| Error::io("making a directory for results", &error))?;

@@ -44,8 +44,9 @@ const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// Arguments of `tidegate demo`.
 #[derive(Debug, Clone, Args)]
 #[command(
-    after_help = "Exit code 3: an injected fault went unfound, or there were more false alarms than 0.5 per \
-                        device-hour of the plant's time."
+    after_help = "Exit code 1: the broker of --broker is not there, or went away for good. Exit code 3: an \
+                  injected fault went unfound, or there were more false alarms than 0.5 per device-hour of the \
+                  plant's time."
 )]
 pub struct DemoArgs {
     /// Another seed is another plant, with other faults.
@@ -81,6 +82,9 @@ pub fn run(args: &DemoArgs) -> Outcome {
     ] {
         println!("  {:<30} {what}", args.out.join(file).display());
     }
+    if let Some(away) = &verdict.broker_away {
+        return Err(Error::unavailable(format!("{away}; what it did not deliver was not scored")).into());
+    }
     if verdict.is_good() { Ok(()) } else { Err(Failure::Code(EXIT_MISSED)) }
 }
 
@@ -102,7 +106,12 @@ async fn show(args: &DemoArgs) -> std::result::Result<Verdict, Failure> {
     let served = vec![running.served.clone()];
     let (admin, _task) =
         admin::serve((Ipv4Addr::LOCALHOST, 0).into(), None, admin::Board::new(served, Vec::new())).await?;
-    wait_for_subscription(&running).await;
+    if !wait_for_subscription(&running).await {
+        return Err(Error::unavailable(format!(
+            "no broker answers at {url}; start one there, or leave out --broker to use the embedded one"
+        ))
+        .into());
+    }
     let publisher = plant.publish(&url, args.seconds)?;
 
     let mut watch = Watch::new(&args.out, &plant);
@@ -113,6 +122,7 @@ async fn show(args: &DemoArgs) -> std::result::Result<Verdict, Failure> {
     let mut swap: Option<tokio::task::JoinHandle<Result<Submitted>>> = None;
     let mut task = running.task;
     let mut interrupted = false;
+    let mut connected = true;
     loop {
         tokio::select! {
             () = tokio::time::sleep(FRAME) => {}
@@ -128,6 +138,11 @@ async fn show(args: &DemoArgs) -> std::result::Result<Verdict, Failure> {
                 "{:>5.1} s  model 2 posted to http://{admin}/models/anomaly",
                 started.elapsed().as_secs_f64()
             ));
+        }
+        if running.served.metrics.is_connected() != connected {
+            connected = !connected;
+            let what = if connected { "the broker is back" } else { "the broker is away; waiting for it" };
+            screen.note(format!("{:>5.1} s  {what}", started.elapsed().as_secs_f64()));
         }
         watch.look()?;
         screen.draw(&View::of(&running.served.metrics, &watch, started.elapsed(), publisher.sent()));
@@ -148,7 +163,11 @@ async fn show(args: &DemoArgs) -> std::result::Result<Verdict, Failure> {
         None => false,
     };
     let models = Models { first: first.id, second: second.id, swapped };
-    Ok(Verdict::new(&plant, &watch, &running.served.metrics, publisher.sent(), &models, interrupted))
+    let mut verdict =
+        Verdict::new(&plant, &watch, &running.served.metrics, publisher.sent(), &models, interrupted);
+    verdict.broker_away =
+        (!connected).then(|| format!("the broker at {url} went away and did not come back"));
+    Ok(verdict)
 }
 
 /// Which models ran.
@@ -205,11 +224,15 @@ async fn start_pipeline(args: &DemoArgs, url: &str) -> std::result::Result<Runni
 }
 
 /// Messages published before the subscription would be lost without anyone's fault.
-async fn wait_for_subscription(running: &Running) {
+async fn wait_for_subscription(running: &Running) -> bool {
     let started = Instant::now();
-    while !running.served.metrics.is_connected() && started.elapsed() < Duration::from_secs(5) {
+    while !running.served.metrics.is_connected() {
+        if started.elapsed() > Duration::from_secs(5) {
+            return false;
+        }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+    true
 }
 
 /// Posts the model as an operator would, with a client of its own.
@@ -228,14 +251,14 @@ fn submit(admin: SocketAddr, bytes: Vec<u8>) -> tokio::task::JoinHandle<Result<S
     })
 }
 
-/// Waits until everything that was sent has come in.
+/// Waits until everything that was sent has come in, or cannot come.
 async fn drain(
     metrics: &crate::runtime::metrics::PipelineMetrics,
     sent: u64,
     watch: &mut Watch,
 ) -> Result<()> {
     let started = Instant::now();
-    while metrics.totals().source_rows < sent && started.elapsed() < DRAIN_MAX {
+    while metrics.totals().source_rows < sent && metrics.is_connected() && started.elapsed() < DRAIN_MAX {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     watch.look()

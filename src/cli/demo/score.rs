@@ -37,6 +37,8 @@ pub struct Verdict {
     swapped: bool,
     changes_max: u32,
     interrupted: bool,
+    /// That the broker was gone at the end, in words.
+    pub broker_away: Option<String>,
 }
 
 /// What became of each fault.
@@ -94,6 +96,7 @@ impl Verdict {
             swapped: models.swapped,
             changes_max: watch.changes.values().map(|(_, changes)| *changes).max().unwrap_or(0),
             interrupted,
+            broker_away: None,
         }
     }
 

@@ -35,7 +35,8 @@ use crate::units::Period;
 /// is null, NaN or infinite has no score. Models can be replaced while data flow, by a changed file, by a retained
 /// MQTT message or by `POST /models/<name>`: from the next row on the column `model` shows the new one. A model that
 /// does not fit, is damaged or fails its self-test is refused with the reason, and the old one goes on. After a
-/// restart the model of the checkpoint goes on, unless the file has changed since.
+/// restart the model that came last goes on: a file that is as it was, or one that cannot be taken, and a retained
+/// message that was heeded before do not change it. A file that has become another since is heeded.
 ///
 /// Without `model`, the method is `robust_z`: each column of each key has a running mean and deviation that forget
 /// by half-life and that outliers hardly move (Huber's Proposal 2, exponentially weighted). The score is the
@@ -262,18 +263,27 @@ impl DetectConfig {
         };
         let offered = columns.iter().map(|place| input.field(*place).name().clone()).collect();
         let gate = Arc::new(Gate { offered, kernel });
-        let first = source.first(&gate, context, &mut problems);
         if !problems.is_empty() {
             return Err(problems);
         }
+        let (first, refused) = match source.first(&gate, context) {
+            Ok(first) => (first, None),
+            Err(problem) => (None, Some(problem)),
+        };
         let output = output_schema(input);
         let initial = first.as_ref().map(|model| model.id);
         let network =
             Network::new(gate.clone(), self.threshold, input.clone(), output.clone(), first.as_ref())
                 .map_err(|error| vec![Problem::new("model", error.message)])?;
         let mut built = Built::new(network, output, "model");
-        built.models =
-            Some(ModelSlot { gate, file: source.file.clone(), topic: source.topic.clone(), initial });
+        built.models = Some(ModelSlot {
+            gate,
+            file: source.file.clone(),
+            topic: source.topic.clone(),
+            initial,
+            refused: refused.as_ref().map(|problem| problem.message.clone()),
+        });
+        built.unless_saved.extend(refused);
         Ok(built)
     }
 
@@ -381,31 +391,16 @@ impl ModelSource {
     }
 
     /// The model of the file, if it is there. Without a topic it must be.
-    fn first(
-        &self,
-        gate: &Gate,
-        context: &Context<'_>,
-        problems: &mut Vec<Problem>,
-    ) -> Option<crate::core::Model> {
-        let file = self.file.as_deref().filter(|file| !file.is_empty())?;
+    fn first(&self, gate: &Gate, context: &Context<'_>) -> Result<Option<crate::core::Model>, Problem> {
+        let Some(file) = self.file.as_deref().filter(|file| !file.is_empty()) else { return Ok(None) };
         match context.files.read(file) {
             Ok(bytes) => match gate.admit(&bytes) {
-                Ok(model) => Some(model),
-                Err(error) => {
-                    problems.push(Problem::new("model.file", format!("{file}: {}", error.message)));
-                    None
-                }
+                Ok(model) => Ok(Some(model)),
+                Err(error) => Err(Problem::new("model.file", format!("{file}: {}", error.message))),
             },
-            Err(error) => {
-                if self.topic.is_none() {
-                    problems.push(
-                        Problem::new("model.file", error.message).help(
-                            "make one with `tidegate model train`, or add a `topic` that it will come by",
-                        ),
-                    );
-                }
-                None
-            }
+            Err(error) if self.topic.is_none() => Err(Problem::new("model.file", error.message)
+                .help("make one with `tidegate model train`, or add a `topic` that it will come by")),
+            Err(_) => Ok(None),
         }
     }
 }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use serde::{Deserialize, Serialize};
 
 use super::numbers::{ModelName, Numbers, with_scores};
-use crate::core::{Model, ModelGate, ModelId, Operator, Output, StateReader, StateWriter};
+use crate::core::{Model, ModelGate, ModelId, ModelOrigin, Operator, Output, StateReader, StateWriter};
 use crate::error::{Error, Result};
 use crate::model::{Dense, Kernel, Scratch, verify};
 
@@ -21,7 +22,12 @@ pub(super) struct Gate {
 impl ModelGate for Gate {
     fn admit(&self, bytes: &[u8]) -> Result<Model> {
         let dense = verify(bytes, &self.offered, self.kernel)?;
-        Ok(Model { id: dense.id(), bytes: Arc::from(bytes), prepared: Box::new(dense) })
+        Ok(Model {
+            id: dense.id(),
+            bytes: Arc::from(bytes),
+            origin: ModelOrigin::Request,
+            prepared: Box::new(dense),
+        })
     }
 }
 
@@ -49,6 +55,14 @@ impl Running {
     }
 }
 
+/// What the file and the topic brought last.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+struct Heeded {
+    /// The model that the file held, at the start or when it changed.
+    file: Option<ModelId>,
+    topic: Option<ModelId>,
+}
+
 /// The running part.
 pub(super) struct Network {
     gate: Arc<Gate>,
@@ -57,8 +71,7 @@ pub(super) struct Network {
     input: SchemaRef,
     output: SchemaRef,
     running: Option<Running>,
-    /// The id of the model it was built with.
-    initial: Option<ModelId>,
+    heeded: Heeded,
     scratch: Scratch,
     no_model: ModelName,
 }
@@ -76,7 +89,7 @@ impl Network {
             gate,
             threshold,
             running: first.map(|model| Running::new(model, &input)).transpose()?,
-            initial: first.map(|model| model.id),
+            heeded: Heeded { file: first.map(|model| model.id), topic: None },
             input,
             output,
             scratch: Scratch::default(),
@@ -104,7 +117,20 @@ impl Operator for Network {
     }
 
     fn update(&mut self, model: Arc<Model>) -> Result<()> {
+        if model.origin == ModelOrigin::Topic && self.heeded.topic == Some(model.id) {
+            return match self.model() == Some(model.id) {
+                true => Ok(()),
+                false => Err(Error::model(
+                    "the topic brought this model before, and another one has come since; to return to it, post it",
+                )),
+            };
+        }
         self.running = Some(Running::new(&model, &self.input)?);
+        match model.origin {
+            ModelOrigin::Request => {}
+            ModelOrigin::File => self.heeded.file = Some(model.id),
+            ModelOrigin::Topic => self.heeded.topic = Some(model.id),
+        }
         Ok(())
     }
 
@@ -112,9 +138,9 @@ impl Operator for Network {
         self.running.as_ref().map(|running| running.dense.id())
     }
 
-    /// The file it was built with, and the model that runs, whole: a checkpoint needs no other file.
+    /// What was heeded, and the model that runs, whole: a checkpoint needs no other file.
     fn save(&self, state: &mut StateWriter) {
-        state.value(&self.initial);
+        state.value(&self.heeded);
         state.value(&self.running.is_some());
         if let Some(running) = &self.running {
             state.bytes(&running.bytes);
@@ -124,16 +150,14 @@ impl Operator for Network {
     /// The saved model goes on, unless the file has become another since: then the file is the newer word. A
     /// file that is gone says nothing.
     fn load(&mut self, state: &mut StateReader<'_>) -> Result<()> {
-        let initial: Option<ModelId> = state.value()?;
+        let heeded: Heeded = state.value()?;
         let saved = if state.value::<bool>()? { Some(state.bytes()?) } else { None };
-        let file_changed = self.initial.is_some() && self.initial != initial;
+        let file_changed = self.heeded.file.is_some() && self.heeded.file != heeded.file;
         if let Some(bytes) = saved.filter(|_| !file_changed) {
             let model = self.gate.admit(bytes)?;
             self.running = Some(Running::new(&model, &self.input)?);
         }
-        if self.initial.is_none() {
-            self.initial = initial;
-        }
+        self.heeded = Heeded { file: self.heeded.file.or(heeded.file), topic: heeded.topic };
         Ok(())
     }
 }

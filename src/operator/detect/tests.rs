@@ -10,7 +10,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::core::operator::Flow;
 use crate::core::schema::{tag_type, time_array, time_field};
-use crate::core::{Count, EventTime, Model, ModelId, Now, Operator, Output, StateReader, StateWriter};
+use crate::core::{
+    Count, EventTime, Model, ModelId, ModelOrigin, Now, Operator, Output, StateReader, StateWriter,
+};
 use crate::error::Result;
 use crate::model::{Dense, ModelFile, Scratch, TrainingData, TrainingOptions, train};
 use crate::registry::{BatchLimits, Files, InputSchema, NoFiles};
@@ -310,8 +312,12 @@ fn a_bad_model_is_refused_with_the_reason_and_the_old_one_goes_on() {
         let error = gate.admit(&bytes).unwrap_err();
         assert!(error.message.contains(reason), "{error}");
     }
-    let foreign =
-        Model { id: ModelId([7; 32]), bytes: Arc::from(&b""[..]), prepared: Box::new("of another operator") };
+    let foreign = Model {
+        id: ModelId([7; 32]),
+        bytes: Arc::from(&b""[..]),
+        origin: ModelOrigin::Request,
+        prepared: Box::new("of another operator"),
+    };
     assert!(operator.update(Arc::new(foreign)).unwrap_err().message.contains("another type of operator"));
     let robust = &mut build("", &NoFiles);
     assert!(robust.models.is_none() && robust.operator.model().is_none());
@@ -376,6 +382,81 @@ fn after_a_restart_the_checkpoint_wins_over_an_unchanged_file_only() {
 }
 
 #[test]
+fn a_model_that_came_after_the_file_changed_wins_over_that_file() {
+    let models: [Vec<u8>; 4] = [1, 2, 3, 4].map(|seed| model(seed, ["temp", "rpm"]));
+    let built = |file: usize| {
+        let files = SomeFiles(BTreeMap::from([("pump.tgm", models[file].clone())]));
+        build("model = { file = 'pump.tgm' }", &files)
+    };
+    use ModelOrigin::{File, Request};
+    // What was applied in turn and how it came; the file after the restart; what runs then.
+    let cases = [
+        (vec![(1, File), (2, Request)], 1, 2),
+        (vec![(1, File), (2, Request)], 3, 3),
+        (vec![(1, File), (2, Request)], 0, 0),
+        (vec![(2, Request), (1, File)], 1, 1),
+        // The file comes to hold what had come by another way, and then a third one comes.
+        (vec![(1, Request), (1, File), (2, Request)], 1, 2),
+    ];
+    for (applied, now, runs) in cases {
+        let before = built(0);
+        let (mut operator, gate) = (before.operator, before.models.unwrap().gate);
+        for (update, origin) in applied.clone() {
+            let admitted = gate.admit(&models[update]).unwrap();
+            operator.update(Arc::new(Model { origin, ..admitted })).unwrap();
+        }
+        for _ in 0..2 {
+            operator = restart(&*operator, built(now).operator);
+            assert_eq!(operator.model(), Some(id(&models[runs])), "{applied:?}, then {now}");
+        }
+    }
+}
+
+#[test]
+fn without_the_file_a_saved_model_goes_on_and_without_both_it_is_said() {
+    let good = model(1, ["temp", "rpm"]);
+    let files =
+        SomeFiles(BTreeMap::from([("pump.tgm", good.clone()), ("bad.tgm", good[..good.len() - 1].to_vec())]));
+    let before = build("model = { file = 'pump.tgm' }", &files);
+    assert!(before.unless_saved.is_empty() && before.models.unwrap().refused.is_none());
+    for (config, reason) in [
+        ("model = { file = 'gone.tgm' }", "gone.tgm: no such file"),
+        ("model = { file = 'bad.tgm' }", "bad.tgm: the model file is cut or has bytes too many"),
+        ("model = { file = 'bad.tgm', topic = 'm' }", "bad.tgm: the model file is cut or has bytes too many"),
+    ] {
+        let built = build(config, &files);
+        let problem = &built.unless_saved[0];
+        assert!(problem.path == "model.file" && problem.message.starts_with(reason), "{problem:?}");
+        assert_eq!(built.models.unwrap().refused.as_ref(), Some(&problem.message));
+        assert_eq!(built.operator.model(), None);
+        let operator = restart(&*before.operator, built.operator);
+        assert_eq!(operator.model(), Some(id(&good)), "{config}");
+    }
+}
+
+#[test]
+fn a_retained_message_that_comes_again_does_not_undo_what_has_come_since() {
+    let models: [Vec<u8>; 2] = [1, 2].map(|seed| model(seed, ["temp", "rpm"]));
+    let fresh = || build("model = { topic = 'm' }", &NoFiles);
+    let (mut operator, gate) = (fresh().operator, fresh().models.unwrap().gate);
+    let come = |operator: &mut dyn Operator, index: usize, origin| {
+        operator.update(Arc::new(Model { origin, ..gate.admit(&models[index]).unwrap() }))
+    };
+    come(&mut *operator, 0, ModelOrigin::Topic).unwrap();
+    come(&mut *operator, 0, ModelOrigin::Topic).unwrap();
+    come(&mut *operator, 1, ModelOrigin::Request).unwrap();
+    for _ in 0..2 {
+        let error = come(&mut *operator, 0, ModelOrigin::Topic).unwrap_err();
+        assert!(error.message.contains("another one has come since"), "{error}");
+        assert_eq!(operator.model(), Some(id(&models[1])));
+        operator = restart(&*operator, fresh().operator);
+    }
+    come(&mut *operator, 1, ModelOrigin::Topic).unwrap();
+    come(&mut *operator, 0, ModelOrigin::Topic).unwrap();
+    assert_eq!(operator.model(), Some(id(&models[0])));
+}
+
+#[test]
 fn what_is_wrong_is_said_with_a_way_out() {
     for (config, path, message) in [
         ("columns = ['tmep']", "columns[0]", "column \"tmep\" does not exist"),
@@ -399,15 +480,8 @@ fn what_is_wrong_is_said_with_a_way_out() {
         ("model = {}", "model", "says nowhere where the model comes from"),
         ("model = { topic = 'm/+' }", "model.topic", "`m/+` is not the name of one topic"),
         ("model = { file = '', topic = 'm' }", "model.file", "this is not the path of a file"),
-        ("model = { file = 'gone.tgm' }", "model.file", "gone.tgm: no such file"),
-        (
-            "model = { file = 'bad.tgm', topic = 'm' }",
-            "model.file",
-            "bad.tgm: this is not a model file: it does not begin with \"TGMODEL\"",
-        ),
     ] {
-        let files = SomeFiles(BTreeMap::from([("bad.tgm", b"bad".to_vec())]));
-        let problems = build_on(config, schema(), &files).err().unwrap_or_default();
+        let problems = build_on(config, schema(), &NoFiles).err().unwrap_or_default();
         let found: Vec<(&str, &str)> =
             problems.iter().map(|problem| (problem.path.as_str(), problem.message.as_str())).collect();
         assert_eq!(found, [(path, message)], "{config}");

@@ -12,7 +12,7 @@ use crate::sink::encode::{RowFormat, has_frames};
 use crate::units::{Period, Size};
 
 /// Writes rows to files, exactly once: what was written behind the last checkpoint is cut off at a restart and
-/// written again.
+/// written again. A row can be read a moment after it comes; it is safe at the next checkpoint.
 ///
 /// Without `rotate` there is one file that grows. With it, the open file ends in `.part`, and a finished one gets its
 /// numbered name (`out-000001.ndjson`) when everything in it is committed. Files turn over at checkpoints only.

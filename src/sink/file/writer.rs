@@ -320,6 +320,10 @@ impl Sink for FileSink {
         Ok(())
     }
 
+    async fn show(&mut self) -> Result<()> {
+        self.write_out()
+    }
+
     async fn flush(&mut self, epoch: Epoch) -> Result<Position> {
         self.write_out()?;
         self.sync().await?;

@@ -1,0 +1,229 @@
+//! The `http` sink of the running program against a server that has every fault a server can have.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::support::{Message, Plant, Running, metric};
+
+/// What a server does with a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    /// Takes it: 200.
+    Take,
+    /// Takes it, and closes the connection without a word.
+    TakeSilently,
+    /// Does not take it, and says this status; 429 asks to wait a second.
+    Status(u16),
+    /// Closes the connection before it has read the body, which resets it.
+    Reset,
+    /// Reads it and says nothing.
+    Hold,
+}
+
+/// What the server has seen.
+#[derive(Default)]
+struct Seen {
+    /// What it does with the next requests; when that runs out it takes them.
+    script: Vec<Answer>,
+    /// Refuse the next request that was not taken before.
+    refuse_next: bool,
+    /// Keys and bodies of what was taken or refused, in order, and whether it was refused.
+    done: Vec<(String, Vec<u64>, bool)>,
+    by_key: BTreeMap<String, String>,
+    repeated: usize,
+    asked_to_wait: Option<Instant>,
+    waited: Option<Duration>,
+    answered: Vec<Answer>,
+}
+
+impl Seen {
+    /// What to do with a request whose body is still to come.
+    fn decide(&mut self, key: &str) -> Answer {
+        if let Some(asked) = self.asked_to_wait.take() {
+            self.waited = Some(asked.elapsed());
+        }
+        let answer = match self.script.pop() {
+            Some(answer) => answer,
+            None if self.refuse_next && !self.by_key.contains_key(key) => {
+                self.refuse_next = false;
+                Answer::Status(400)
+            }
+            None => Answer::Take,
+        };
+        self.answered.push(answer);
+        answer
+    }
+
+    fn done(&mut self, key: String, body: String, refused: bool) {
+        let rows = body.lines().map(|line| {
+            let row: serde_json::Value = serde_json::from_str(line).unwrap();
+            row["n"].as_u64().unwrap()
+        });
+        let rows: Vec<u64> = rows.collect();
+        if let Some(known) = self.by_key.insert(key.clone(), body.clone()) {
+            assert_eq!(known, body, "{key} came again with other rows");
+            self.repeated += 1;
+            return;
+        }
+        self.done.push((key, rows, refused));
+    }
+
+    fn rows(&self) -> Vec<u64> {
+        self.done.iter().flat_map(|(_, rows, _)| rows.iter().copied()).collect()
+    }
+}
+
+fn serve(stream: TcpStream, seen: &Mutex<Seen>) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut stream = stream;
+    loop {
+        let (mut key, mut length) = (String::new(), 0);
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line)? == 0 {
+                return Ok(());
+            }
+            let Some((name, value)) = line.split_once(':') else {
+                if line.trim().is_empty() {
+                    break;
+                }
+                continue;
+            };
+            match name.to_ascii_lowercase().as_str() {
+                "idempotency-key" => key = value.trim().to_owned(),
+                "content-length" => length = value.trim().parse().unwrap(),
+                _ => {}
+            }
+        }
+        let answer = seen.lock().unwrap().decide(&key);
+        if answer == Answer::Reset {
+            return Ok(());
+        }
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body)?;
+        let body = String::from_utf8(body).unwrap();
+        let mut seen = seen.lock().unwrap();
+        match answer {
+            Answer::Take => {
+                seen.done(key, body, false);
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")?;
+            }
+            Answer::TakeSilently => {
+                seen.done(key, body, false);
+                return Ok(());
+            }
+            Answer::Status(status) => {
+                let wait = if status == 429 { "Retry-After: 1\r\n" } else { "" };
+                if status == 429 {
+                    seen.asked_to_wait = Some(Instant::now());
+                }
+                if status == 400 {
+                    seen.done(key, body, true);
+                }
+                write!(stream, "HTTP/1.1 {status} No\r\n{wait}Content-Length: 2\r\n\r\nno")?;
+            }
+            Answer::Hold => {
+                drop(seen);
+                std::thread::sleep(Duration::from_secs(1));
+                return Ok(());
+            }
+            Answer::Reset => {}
+        }
+    }
+}
+
+const ROWS: u64 = 3000;
+
+#[test]
+fn whatever_the_server_does_every_row_arrives_once_and_in_order() {
+    let seen = Arc::new(Mutex::new(Seen {
+        script: vec![
+            Answer::Status(500),
+            Answer::Status(500),
+            Answer::Take,
+            Answer::Status(429),
+            Answer::Reset,
+            Answer::TakeSilently,
+            Answer::Reset,
+            Answer::Hold,
+            Answer::Status(503),
+            Answer::Hold,
+            Answer::Status(404),
+        ],
+        ..Seen::default()
+    }));
+    seen.lock().unwrap().script.reverse();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = Arc::clone(&seen);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let seen = Arc::clone(&server);
+            // Whether a connection breaks off is not the matter here; what was taken is.
+            std::thread::spawn(move || serve(stream, &seen));
+        }
+    });
+
+    let message = |n| Message::new("rows", format!("{{\"ts\":{},\"n\":{n}}}", 1_700_000_000_000 + n));
+    let plant = Plant::start(vec![("rows", (0..ROWS).map(message).collect())]);
+    let directory = tempfile::tempdir().unwrap();
+    let pipeline = directory.path().join("to-cloud.toml");
+    let text = format!(
+        r#"
+[pipeline]
+name = "to-cloud"
+checkpoint = "100ms"
+batch = {{ rows = 100, age = "5ms" }}
+[source.plant]
+type = "mqtt"
+url = "mqtt://127.0.0.1:{}"
+version = "3.1.1"
+client_id = "gateway"
+topics = ["rows"]
+format = {{ type = "json", time = "ts", time_unit = "ms" }}
+fields = {{ n = "i64" }}
+[sink.cloud]
+type = "http"
+inputs = ["plant"]
+url = "http://{address}/rows"
+timeout = "300ms"
+pause_max = "50ms"
+body_size = "2KiB"
+"#,
+        plant.port
+    );
+    std::fs::write(&pipeline, text).unwrap();
+    let data = directory.path().join("data").display().to_string();
+    let running = Running::start(&pipeline, &["--data-dir", &data]);
+    // All faults have happened, and some rows have been taken since: a good moment for a power cut.
+    running.wait_for("the end of the faults", |_| {
+        let seen = seen.lock().unwrap();
+        seen.script.is_empty() && seen.rows().len() as u64 > ROWS / 3
+    });
+    running.kill();
+    seen.lock().unwrap().refuse_next = true;
+    let running = Running::start(&pipeline, &["--data-dir", &data]);
+    running.wait_for("all rows", |_| seen.lock().unwrap().rows().len() as u64 >= ROWS);
+    running.wait_for("all acknowledgements", |_| plant.acknowledged("rows") as u64 == ROWS);
+    let counted = |metrics: &str| metric(metrics, "tidegate_refused_deliveries_total");
+    running.wait_for("the count of refused rows", |metrics| counted(metrics) > 0.0);
+    let refused = counted(&running.metrics());
+    assert_eq!(running.terminate(), Some(0));
+
+    let seen = seen.lock().unwrap();
+    println!(
+        "{} requests taken or refused, {} of them again after a lost answer or the power cut; {:?}",
+        seen.done.len(),
+        seen.repeated,
+        &seen.answered[..14]
+    );
+    assert_eq!(seen.rows(), (0..ROWS).collect::<Vec<_>>(), "every row once by its key, in order");
+    assert!(seen.repeated >= 1, "what was taken without an answer came again under its key");
+    assert!(seen.waited.unwrap() >= Duration::from_secs(1), "Retry-After is kept: {:?}", seen.waited);
+    let dropped: Vec<usize> = seen.done.iter().filter(|done| done.2).map(|(_, rows, _)| rows.len()).collect();
+    assert_eq!(dropped.len(), 1, "one request was refused");
+    assert_eq!(refused as usize, dropped[0], "its rows are counted");
+}
