@@ -343,6 +343,28 @@ impl Registry {
         self
     }
 
+    /// Says that no two types of a kind have one name.
+    ///
+    /// # Errors
+    /// Names the first type that is there twice: a pipeline file could mean either.
+    pub fn check_names(&self) -> Result<()> {
+        let kinds: [(&str, Vec<&str>); 3] = [
+            ("source", self.sources.iter().map(|component| component.name).collect()),
+            ("operator", self.operators.iter().map(|component| component.name).collect()),
+            ("sink", self.sinks.iter().map(|component| component.name).collect()),
+        ];
+        for (kind, names) in kinds {
+            for (index, name) in names.iter().enumerate() {
+                if names[..index].contains(name) {
+                    return Err(crate::Error::config(format!(
+                        "the {kind} type `{name}` is registered twice; give one of them another name"
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Finds an operator type by name.
     pub fn operator_type(&self, name: &str) -> Option<&ComponentType<Built>> {
         self.operators.iter().find(|component| component.name == name)
