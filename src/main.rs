@@ -2,34 +2,12 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use tidegate::cli::{Cli, LogFormat, dispatch};
-use tracing_subscriber::EnvFilter;
+use tidegate::{builtin, cli};
 
 /// Column buffers come and go by the megabyte; this allocator keeps them instead of giving them back each time.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    // The embedded broker tells of every connection, and calls an ordinary good-bye an error.
-    // The demo's picture is not to be broken by what goes as it should.
-    let level = match (&cli.command, cli.log.as_str()) {
-        (tidegate::cli::Command::Demo(_), "info") => "warn",
-        (_, level) => level,
-    };
-    let quiet = if cli.log.contains("rumqttd") { "" } else { ",rumqttd=off" };
-    let filter = match EnvFilter::try_new(format!("{level}{quiet}")) {
-        Ok(filter) => filter,
-        Err(error) => {
-            eprintln!("error: --log {}: {error}", cli.log);
-            return ExitCode::from(2);
-        }
-    };
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match cli.log_format {
-        LogFormat::Text => subscriber.with_target(false).init(),
-        LogFormat::Json => subscriber.json().init(),
-    }
-    dispatch(cli)
+    cli::main_with(builtin::registry())
 }

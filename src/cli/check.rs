@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use super::files::{LoadFailure, load};
 use super::{Failure, Outcome, PipelineArgs};
 use crate::config::{Pipeline, draw};
+use crate::registry::Registry;
 
 /// Arguments of `tidegate check`.
 #[derive(Debug, Args)]
@@ -46,11 +47,11 @@ pub enum Drawing {
 ///
 /// # Errors
 /// If one is wrong.
-pub fn check(args: &CheckArgs) -> Outcome {
+pub fn check(args: &CheckArgs, registry: &Registry) -> Outcome {
     let styled = std::io::stderr().is_terminal();
     let mut wrong = false;
     for path in &args.files {
-        match load(path, &args.pipeline) {
+        match load(path, &args.pipeline, registry) {
             Ok(pipeline) => {
                 if !pipeline.warnings.is_empty() {
                     eprintln!("{}", pipeline.warnings.render(styled));
@@ -102,8 +103,8 @@ fn print_summary(path: &str, pipeline: &Pipeline) {
 ///
 /// # Errors
 /// If the file is wrong.
-pub fn graph(args: &GraphArgs) -> Outcome {
-    let pipeline = load(&args.file, &args.pipeline)?;
+pub fn graph(args: &GraphArgs, registry: &Registry) -> Outcome {
+    let pipeline = load(&args.file, &args.pipeline, registry)?;
     let text = match args.format {
         Drawing::Mermaid => draw::mermaid(&pipeline),
         Drawing::Dot => draw::dot(&pipeline),

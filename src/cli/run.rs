@@ -11,6 +11,7 @@ use super::files::load_all;
 use super::{EXIT_STOPPED_EARLY, Failure, Outcome, PipelineArgs};
 use crate::config::Pipeline;
 use crate::error::{Error, Result};
+use crate::registry::Registry;
 use crate::runtime::coordinator::Request;
 use crate::runtime::pipeline::{Running, start};
 use crate::runtime::{admin, broker};
@@ -38,8 +39,8 @@ pub struct RunArgs {
 ///
 /// # Errors
 /// If a file is wrong or a pipeline fails.
-pub fn run(args: RunArgs) -> Outcome {
-    let pipelines = load_all(&args.files, &args.pipeline)?;
+pub fn run(args: RunArgs, registry: &Registry) -> Outcome {
+    let pipelines = load_all(&args.files, &args.pipeline, registry)?;
     for pipeline in &pipelines {
         eprintln!("{}", pipeline.warnings.render(std::io::IsTerminal::is_terminal(&std::io::stderr())));
         if pipeline.settings.data_dir.is_none() {
