@@ -58,6 +58,8 @@ enum Fault {
     OtherColumns,
     /// It writes more into its state than it reads back.
     LeavesStateOver,
+    /// It tells on one port what it leaves out on the other.
+    MindsReaders,
     /// It keeps every law by saying nothing.
     Silent,
 }
@@ -72,10 +74,10 @@ struct Faulty {
 
 impl Faulty {
     fn build(fault: Fault) -> Built {
-        let schema = schema_of(fault);
+        let (schema, other) = (schema_of(fault), schema_of(fault));
         let operator =
             Self { fault, rows: 0, by_device: Default::default(), hashed: HashMap::new(), held: Vec::new() };
-        Built::new(operator, schema, "")
+        Built::new(operator, schema, "").port("other", other)
     }
 }
 
@@ -121,6 +123,11 @@ impl Operator for Faulty {
                 };
                 let rows: Vec<_> = payload.value_offsets().windows(2).map(|pair| (bytes(pair), 1)).collect();
                 out.emit(0, counts(&rows));
+            }
+            Fault::MindsReaders => {
+                let rows = batch.num_rows() as i64;
+                let port = usize::from(out.wants(1));
+                (0..rows).for_each(|_| out.emit(port, counts(&[("row".to_owned(), 1)])));
             }
             Fault::OtherColumns => out.emit(0, counts(&[("x".to_owned(), 1)])),
             Fault::LetsRowsGoLate => self.held.push(batch),
@@ -181,7 +188,7 @@ impl Operator for Faulty {
 
 #[test]
 fn an_operator_that_breaks_a_law_is_found_by_that_law() {
-    let table: [(Fault, &[&str]); 10] = [
+    let table: [(Fault, &[&str]); 11] = [
         (Fault::Forgetful, &["state"]),
         (Fault::CountsBatches, &["cuts"]),
         (Fault::LetsRowsGoLate, &["watermark"]),
@@ -191,6 +198,7 @@ fn an_operator_that_breaks_a_law_is_found_by_that_law() {
         (Fault::ForgetsOffsets, &["form"]),
         (Fault::SpeaksAfterTheEnd, &["watermark"]),
         (Fault::OtherColumns, &["going on"]),
+        (Fault::MindsReaders, &["ports"]),
         (Fault::Silent, &["silent"]),
         (Fault::LeavesStateOver, &["state"]),
     ];

@@ -4,6 +4,7 @@
 //! - *cuts*: cutting the batches otherwise changes nothing;
 //! - *state*: saving and loading into a fresh operator at any point changes nothing;
 //! - *form*: sliced arrays, and dictionaries in another order, are the same rows;
+//! - *ports*: a port that nobody reads changes nothing on the others, nor what is counted;
 //! - *watermark*: nothing is emitted behind the watermark (but on a port called `late`) or after the end.
 //!
 //! They are for operators of any crate: `laws::hold::<MyConfig>()` in a test tries each of its examples.
@@ -174,7 +175,22 @@ fn try_all(build: &Build<'_>, items: &[Item], chance: u64) -> std::result::Resul
     let once = dice.below(somewhere.len());
     same("state", &somewhere, &|step| step == once)?;
     same("form", &cut("form", Form::Reordered, &mut || true)?, &|step| step == once)?;
+    ports(build, &plain, &expected)?;
     Ok(expected.ports.iter().map(Vec::len).sum())
+}
+
+/// Where each port but one goes unread, that one says the same.
+fn ports(build: &Build<'_>, script: &[Step], expected: &Said) -> std::result::Result<(), Breach> {
+    let several = expected.ports.len() > 1;
+    for port in (0..expected.ports.len().min(u64::BITS as usize)).filter(|_| several) {
+        let actual = harness::run_unread(build, script, &|_| false, !(1 << port))
+            .map_err(|error| ("ports", error.to_string()))?;
+        let only = |said: &Said| Said { ports: vec![said.ports[port].clone()], ..said.clone() };
+        if let Some(difference) = first_difference(&only(expected), &only(&actual)) {
+            return Err(("ports", format!("with port {port} alone being read: {difference}")));
+        }
+    }
+    Ok(())
 }
 
 fn first_difference(expected: &Said, actual: &Said) -> Option<String> {
