@@ -1,6 +1,8 @@
 //! Tidegate: streaming dataflow for time-series analytics on industrial gateways.
 //!
-//! Start with [`core`] (the engine), then [`registry`] (what a component is); ARCHITECTURE.md has the map.
+//! Start with [`core`] (the engine), then [`registry`] (what a component is); ARCHITECTURE.md has the map. To use it in
+//! a program of your own: [`embed`]; to write an operator: [`registry::OperatorConfig`] and [`sim::laws`].
+//! `examples/` shows both.
 
 pub mod builtin;
 pub mod cli;
@@ -8,6 +10,7 @@ pub mod clock;
 pub mod codec;
 pub mod config;
 pub mod core;
+pub mod embed;
 pub mod error;
 pub mod expr;
 pub mod model;

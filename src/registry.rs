@@ -308,8 +308,17 @@ pub struct ComponentType<B> {
     pub build: fn(toml::Table, &Context<'_>) -> Checked<B>,
 }
 
+// By hand: a derived one would want `B` to be `Clone`, of which nothing is in it.
+impl<B> Clone for ComponentType<B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B> Copy for ComponentType<B> {}
+
 /// All types of components.
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub struct Registry {
     /// Source types.
     pub sources: Vec<ComponentType<BuiltSource>>,
@@ -365,6 +374,28 @@ impl Registry {
             build: |table, context| parse::<C>(table)?.build(context),
         });
         self
+    }
+
+    /// Says that no two types of a kind have one name.
+    ///
+    /// # Errors
+    /// Names the first type that is there twice: a pipeline file could mean either.
+    pub fn check_names(&self) -> Result<()> {
+        let kinds: [(&str, Vec<&str>); 3] = [
+            ("source", self.sources.iter().map(|component| component.name).collect()),
+            ("operator", self.operators.iter().map(|component| component.name).collect()),
+            ("sink", self.sinks.iter().map(|component| component.name).collect()),
+        ];
+        for (kind, names) in kinds {
+            for (index, name) in names.iter().enumerate() {
+                if names[..index].contains(name) {
+                    return Err(crate::Error::config(format!(
+                        "the {kind} type `{name}` is registered twice; give one of them another name"
+                    )));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Finds an operator type by name.

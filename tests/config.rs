@@ -281,7 +281,7 @@ fn the_schema_holds_together() {
 /// Decoding that cannot do without `format`, and says so in its schema.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[allow(dead_code)]
+#[expect(dead_code, reason = "its keys are there to be read by serde")]
 struct StrictDecode {
     /// What is in a message.
     format: String,
@@ -322,7 +322,7 @@ fn decoding_speaks_of_the_table_of_its_source() {
 
 /// Has flaws of every sort.
 #[derive(Deserialize, JsonSchema)]
-#[allow(dead_code)]
+#[expect(dead_code, reason = "its keys are there to be read by serde")]
 struct Sloppy {
     /// Has one.
     documented: String,
@@ -331,7 +331,7 @@ struct Sloppy {
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[allow(dead_code)]
+#[expect(dead_code, reason = "its keys are there to be read by serde")]
 struct Inner {
     deep: Vec<u8>,
 }

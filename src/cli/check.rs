@@ -11,10 +11,14 @@ use super::{Failure, Outcome, PipelineArgs};
 use crate::config::limits::about;
 use crate::config::{Bounds, Outline, Pipeline, Planned, Unsampled, draw};
 use crate::error::Error;
+use crate::registry::Registry;
 use crate::runtime::durable::{FoundColumns, peek_columns};
 
 /// Arguments of `tidegate check`.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tidegate check pipelines/*.toml
+  tidegate check press-line.toml --sample plant.messages --rate 5000")]
 pub struct CheckArgs {
     /// Pipeline files.
     #[arg(required = true)]
@@ -34,6 +38,8 @@ pub struct CheckArgs {
 
 /// Arguments of `tidegate graph`.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:
+  tidegate graph press-line.toml --format dot | dot -Tsvg > press-line.svg")]
 pub struct GraphArgs {
     /// Pipeline file.
     pub file: PathBuf,
@@ -68,11 +74,11 @@ const MESSAGE_BYTES: f64 = 100.0;
 ///
 /// # Errors
 /// If one is wrong.
-pub fn check(args: &CheckArgs) -> Outcome {
+pub fn check(args: &CheckArgs, registry: &Registry) -> Outcome {
     let styled = std::io::stderr().is_terminal();
     let mut wrong = false;
     for path in &args.files {
-        let planned = PipelineFile::read(path, &args.pipeline);
+        let planned = PipelineFile::read(path, &args.pipeline, registry);
         match planned.and_then(|file| plan(&file, &args.samples)) {
             Ok((Planned::Ready(pipeline), message_bytes)) => {
                 show_warnings(&pipeline.warnings);
@@ -255,8 +261,8 @@ fn print_outage(bounds: &Bounds, rate: f64, message_bytes: f64) {
 ///
 /// # Errors
 /// If the file is wrong.
-pub fn graph(args: &GraphArgs) -> Outcome {
-    let pipeline = load(&args.file, &args.pipeline)?;
+pub fn graph(args: &GraphArgs, registry: &Registry) -> Outcome {
+    let pipeline = load(&args.file, &args.pipeline, registry)?;
     let text = match args.format {
         Drawing::Mermaid => draw::mermaid(&pipeline),
         Drawing::Dot => draw::dot(&pipeline),

@@ -3,10 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::PipelineArgs;
-use crate::builtin;
 use crate::config::{self, Diagnostics, Options, Pipeline, Planned};
 use crate::error::{Error, Result};
-use crate::registry::Files;
+use crate::registry::{Files, Registry};
 use crate::runtime::durable::{FoundColumns, peek_columns};
 
 /// Files of the disk, as named by a pipeline file.
@@ -36,11 +35,12 @@ impl From<LoadFailure> for super::Failure {
 }
 
 /// A pipeline file, read, and what the command line says about it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct PipelineFile {
     text: String,
     name: String,
     args: PipelineArgs,
+    registry: Registry,
 }
 
 impl PipelineFile {
@@ -48,16 +48,21 @@ impl PipelineFile {
     ///
     /// # Errors
     /// If it cannot be read.
-    pub fn read(path: &Path, args: &PipelineArgs) -> std::result::Result<Self, LoadFailure> {
+    pub fn read(
+        path: &Path,
+        args: &PipelineArgs,
+        registry: &Registry,
+    ) -> std::result::Result<Self, LoadFailure> {
         let name = path.display().to_string();
         let text = std::fs::read_to_string(path)
             .map_err(|error| LoadFailure::Error(Error::config(format!("{name}: {error}"))))?;
-        Ok(Self { text, name, args: args.clone() })
+        Ok(Self { text, name, args: args.clone(), registry: registry.clone() })
     }
 
     /// One that is not on disk; `name` is what it is called in messages.
-    pub fn of(text: &str, name: &str, args: &PipelineArgs) -> Self {
-        Self { text: text.to_owned(), name: name.to_owned(), args: args.clone() }
+    pub fn of(text: &str, name: &str, args: &PipelineArgs, registry: &Registry) -> Self {
+        let (text, name) = (text.to_owned(), name.to_owned());
+        Self { text, name, args: args.clone(), registry: registry.clone() }
     }
 
     /// What the file is called in messages.
@@ -70,14 +75,13 @@ impl PipelineFile {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn plan(&self, columns: &FoundColumns) -> std::result::Result<Planned, LoadFailure> {
-        let registry = builtin::registry();
         let options = Options {
             set: self.args.set.clone(),
             data_dir: self.args.data_dir.clone(),
             columns: columns.clone(),
             ..Options::new(&DiskFiles)
         };
-        config::plan(&self.text, &self.name, &registry, &options).map_err(LoadFailure::Diagnostics)
+        config::plan(&self.text, &self.name, &self.registry, &options).map_err(LoadFailure::Diagnostics)
     }
 
     /// The same with the columns that its data directory keeps, where they are needed; nothing is locked or made.
@@ -101,16 +105,25 @@ impl PipelineFile {
 ///
 /// # Errors
 /// If it cannot be read, everything that is wrong with it, or that its columns are unknown.
-pub fn load(path: &Path, args: &PipelineArgs) -> std::result::Result<Pipeline, LoadFailure> {
-    ready(PipelineFile::read(path, args)?.plan_kept()?)
+pub fn load(
+    path: &Path,
+    args: &PipelineArgs,
+    registry: &Registry,
+) -> std::result::Result<Pipeline, LoadFailure> {
+    ready(PipelineFile::read(path, args, registry)?.plan_kept()?)
 }
 
 /// Checks and builds a pipeline from its text.
 ///
 /// # Errors
 /// Everything that is wrong with it, or that its columns are unknown.
-pub fn load_text(text: &str, name: &str, args: &PipelineArgs) -> std::result::Result<Pipeline, LoadFailure> {
-    ready(PipelineFile::of(text, name, args).plan(&FoundColumns::new())?)
+pub fn load_text(
+    text: &str,
+    name: &str,
+    args: &PipelineArgs,
+    registry: &Registry,
+) -> std::result::Result<Pipeline, LoadFailure> {
+    ready(PipelineFile::of(text, name, args, registry).plan(&FoundColumns::new())?)
 }
 
 /// The pipeline, if its columns are known.
@@ -131,10 +144,11 @@ pub fn ready(planned: Planned) -> std::result::Result<Pipeline, LoadFailure> {
 pub fn load_all(
     paths: &[PathBuf],
     args: &PipelineArgs,
+    registry: &Registry,
 ) -> std::result::Result<Vec<(PipelineFile, Planned)>, LoadFailure> {
     let mut pipelines: Vec<(PipelineFile, Planned)> = Vec::new();
     for path in paths {
-        let file = PipelineFile::read(path, args)?;
+        let file = PipelineFile::read(path, args, registry)?;
         let planned = file.plan(&FoundColumns::new())?;
         let name = &planned.settings().name;
         if pipelines.iter().any(|(_, known)| known.settings().name == *name) {

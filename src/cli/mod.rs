@@ -1,4 +1,6 @@
 //! The command line: one file per subcommand.
+//!
+//! It is a library so that a program with components of its own has all of it: see [`main_with`].
 
 pub mod bench;
 pub mod check;
@@ -16,9 +18,11 @@ pub mod tables;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tracing_subscriber::EnvFilter;
 
 use crate::config::Diagnostics;
 use crate::error::{Error, Kind};
+use crate::registry::Registry;
 
 /// Streaming dataflow for time-series analytics on industrial gateways.
 #[derive(Debug, Parser)]
@@ -128,19 +132,58 @@ pub type Outcome = Result<(), Failure>;
 /// The exit code for work that waits in the log.
 pub const EXIT_STOPPED_EARLY: u8 = 75;
 
+/// The exit code for wrong usage or configuration.
+const EXIT_USAGE: u8 = 2;
+
+/// The whole command line over these components: reads the arguments, starts the log, runs the command. A program
+/// with operators of its own is this, with `builtin::registry().operator::<Mine>()`, in its `main`.
+pub fn main_with(registry: Registry) -> ExitCode {
+    let cli = Cli::parse();
+    let started = registry.check_names().and_then(|()| start_log(&cli));
+    if let Err(error) = started {
+        eprintln!("error: {error}");
+        return ExitCode::from(EXIT_USAGE);
+    }
+    dispatch(cli, &registry)
+}
+
+/// Clients and brokers that tell of every connection and packet, and call an ordinary good-bye an error.
+const TALKATIVE: [&str; 2] = ["rumqttc", "rumqttd"];
+
+/// Which log lines are shown: what was asked for, and the talkative only where they are named.
+fn log_filter(asked: &str, is_demo: bool) -> String {
+    // The demo's picture is not to be broken by what goes as it should.
+    let mut filter = if is_demo && asked == "info" { "warn" } else { asked }.to_owned();
+    for target in TALKATIVE.iter().filter(|target| !asked.contains(**target)) {
+        filter.push_str(&format!(",{target}=off"));
+    }
+    filter
+}
+
+fn start_log(cli: &Cli) -> crate::Result<()> {
+    let filter = EnvFilter::try_new(log_filter(&cli.log, matches!(cli.command, Command::Demo(_))))
+        .map_err(|error| Error::config(format!("--log {}: {error}", cli.log)))?;
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match cli.log_format {
+        LogFormat::Text => subscriber.with_target(false).init(),
+        LogFormat::Json => subscriber.json().init(),
+    }
+    Ok(())
+}
+
 /// Runs a command; says what went wrong.
-pub fn dispatch(cli: Cli) -> ExitCode {
+fn dispatch(cli: Cli, registry: &Registry) -> ExitCode {
     let outcome = match cli.command {
-        Command::Run(args) => run::run(args),
-        Command::Check(args) => check::check(&args),
-        Command::Replay(args) => replay::replay(&args),
+        Command::Run(args) => run::run(args, registry),
+        Command::Check(args) => check::check(&args, registry),
+        Command::Replay(args) => replay::replay(&args, registry),
         Command::Decode(args) => decode::run(&args).map_err(Failure::Error),
         Command::Model(args) => model::run(&args).map_err(Failure::Error),
         Command::Infer(args) => infer::infer(&args),
-        Command::Graph(args) => check::graph(&args),
-        Command::Schema => reference::schema(),
-        Command::Explain(args) => reference::explain(&args),
-        Command::List => reference::list(),
+        Command::Graph(args) => check::graph(&args, registry),
+        Command::Schema => reference::schema(registry),
+        Command::Explain(args) => reference::explain(&args, registry),
+        Command::List => reference::list(registry),
         Command::Demo(args) => demo::run(&args),
         Command::Bench(args) => bench::run(args),
         Command::Completions(args) => reference::completions(&args),
@@ -150,11 +193,29 @@ pub fn dispatch(cli: Cli) -> ExitCode {
         Err(Failure::Code(code)) => ExitCode::from(code),
         Err(Failure::Diagnostics(diagnostics)) => {
             eprintln!("{}", diagnostics.render(std::io::IsTerminal::is_terminal(&std::io::stderr())));
-            ExitCode::from(2)
+            ExitCode::from(EXIT_USAGE)
         }
         Err(Failure::Error(error)) => {
             eprintln!("error: {error}");
-            ExitCode::from(if error.kind == Kind::Config { 2 } else { 1 })
+            ExitCode::from(if error.kind == Kind::Config { EXIT_USAGE } else { 1 })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_talkative_are_heard_only_where_they_are_named() {
+        for (asked, is_demo, expected) in [
+            ("info", false, "info,rumqttc=off,rumqttd=off"),
+            ("info", true, "warn,rumqttc=off,rumqttd=off"),
+            ("debug", true, "debug,rumqttc=off,rumqttd=off"),
+            ("info,rumqttd=debug", false, "info,rumqttd=debug,rumqttc=off"),
+        ] {
+            assert_eq!(log_filter(asked, is_demo), expected);
+            EnvFilter::try_new(expected).unwrap();
         }
     }
 }

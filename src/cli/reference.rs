@@ -3,8 +3,8 @@
 use clap::{Args, CommandFactory};
 
 use super::{Cli, Outcome};
-use crate::builtin;
 use crate::config;
+use crate::registry::Registry;
 
 /// Arguments of `tidegate explain`.
 #[derive(Debug, Args)]
@@ -26,8 +26,8 @@ pub struct CompletionsArgs {
 ///
 /// # Errors
 /// Never.
-pub fn schema() -> Outcome {
-    println!("{:#}", config::schema(&builtin::registry()));
+pub fn schema(registry: &Registry) -> Outcome {
+    println!("{:#}", config::schema(registry));
     Ok(())
 }
 
@@ -35,11 +35,10 @@ pub fn schema() -> Outcome {
 ///
 /// # Errors
 /// If there is no component of that name.
-pub fn explain(args: &ExplainArgs) -> Outcome {
-    let registry = builtin::registry();
+pub fn explain(args: &ExplainArgs, registry: &Registry) -> Outcome {
     match &args.name {
-        Some(name) => print!("{}", config::explain(&registry, name)?),
-        None => print!("{}", config::reference(&registry)),
+        Some(name) => print!("{}", config::explain(registry, name)?),
+        None => print!("{}", config::reference(registry)),
     }
     Ok(())
 }
@@ -48,8 +47,7 @@ pub fn explain(args: &ExplainArgs) -> Outcome {
 ///
 /// # Errors
 /// Never.
-pub fn list() -> Outcome {
-    let registry = builtin::registry();
+pub fn list(registry: &Registry) -> Outcome {
     let line = |kind: &str, name: &str, schema: schemars::Schema| {
         let text = schema.get("description").and_then(|text| text.as_str()).unwrap_or("");
         let sentence = text.split("\n\n").next().unwrap_or("").replace('\n', " ");

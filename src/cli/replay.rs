@@ -14,6 +14,7 @@ use super::prepare::{Prepared, prepare};
 use super::run::runtime;
 use super::{Failure, Outcome, PipelineArgs};
 use crate::error::{Error, Result};
+use crate::registry::Registry;
 use crate::runtime::durable::FoundColumns;
 
 /// Arguments of `tidegate replay`.
@@ -43,17 +44,17 @@ const DECODE_KEYS: [&str; 4] = ["format", "fields", "event_time", "batch"];
 ///
 /// # Errors
 /// If the file is wrong, a source has no data, or a part fails.
-pub fn replay(args: &ReplayArgs) -> Outcome {
+pub fn replay(args: &ReplayArgs, registry: &Registry) -> Outcome {
     let text = std::fs::read_to_string(&args.file)
         .map_err(|error| Error::config(format!("{}: {error}", args.file.display())))?;
     // The file itself is checked first, so that places in messages are those of the file.
     let given = PipelineArgs { data_dir: None, set: args.set.clone() };
-    PipelineFile::of(&text, &args.file.display().to_string(), &given).plan(&FoundColumns::new())?;
+    PipelineFile::of(&text, &args.file.display().to_string(), &given, registry).plan(&FoundColumns::new())?;
     let table: Table = text.parse().map_err(|error: toml::de::Error| Error::config(error.to_string()))?;
     let table = rewire(table, args)?;
     let name = format!("{} (replay)", args.file.display());
     let set = args.set.iter().filter(|set| set.starts_with("operator.")).cloned().collect();
-    let file = PipelineFile::of(&table.to_string(), &name, &PipelineArgs { data_dir: None, set });
+    let file = PipelineFile::of(&table.to_string(), &name, &PipelineArgs { data_dir: None, set }, registry);
     let planned = file.plan(&FoundColumns::new())?;
     let rows = runtime()?.block_on(async {
         let pipeline = match prepare(file, planned)? {

@@ -11,8 +11,8 @@ use tracing::{info, warn};
 use super::files::load_all;
 use super::prepare::{Prepared, Waiting, prepare, show_warnings};
 use super::{EXIT_STOPPED_EARLY, Failure, Outcome, PipelineArgs};
-use crate::config::Pipeline;
 use crate::error::{Error, Result};
+use crate::registry::Registry;
 use crate::runtime::coordinator::Request;
 use crate::runtime::pipeline::Running;
 use crate::runtime::{admin, broker};
@@ -40,8 +40,8 @@ pub struct RunArgs {
 ///
 /// # Errors
 /// If a file is wrong or a pipeline fails.
-pub fn run(args: RunArgs) -> Outcome {
-    let files = load_all(&args.files, &args.pipeline)?;
+pub fn run(args: RunArgs, registry: &Registry) -> Outcome {
+    let files = load_all(&args.files, &args.pipeline, registry)?;
     let token = match &args.admin_token_file {
         None => None,
         Some(path) => {
@@ -66,7 +66,7 @@ pub fn run(args: RunArgs) -> Outcome {
         }
         let mut running = Vec::new();
         for pipeline in startable {
-            say(pipeline.pipeline());
+            show_warnings(&pipeline.pipeline().warnings);
             running.push(pipeline.start().await?);
         }
         let served = running.iter().map(|running| running.served.clone()).collect();
@@ -78,14 +78,6 @@ pub fn run(args: RunArgs) -> Outcome {
         }
         Supervisor::new(board, running, waiting).until_the_end(stop).await
     })
-}
-
-/// What the user should know of a pipeline before it starts.
-fn say(pipeline: &Pipeline) {
-    show_warnings(&pipeline.warnings);
-    if pipeline.settings.data_dir.is_none() {
-        warn!(pipeline = pipeline.name(), "no data directory: nothing survives a restart");
-    }
 }
 
 /// The runtime that sources, sinks and coordinators run on: one thread, since the engines have their own.
@@ -139,7 +131,7 @@ impl Supervisor {
                 let name = pipeline.name().to_owned();
                 let started = async {
                     let pipeline = pipeline.complete().await?;
-                    say(pipeline.pipeline());
+                    show_warnings(&pipeline.pipeline().warnings);
                     pipeline.start().await
                 };
                 (name, started.await)

@@ -122,6 +122,8 @@ use super::stage::{Block, BlockReader, BlockWriter, Dictionary, Stage};
 use super::wire::{Reader, put_varint};
 use crate::error::{Error, Result};
 
+/// The column that holds frames where rows carry them.
+pub const FRAME_COLUMN: &str = "frame";
 /// The first bytes of every frame. No UTF-8 text begins with them.
 pub const MAGIC: [u8; 4] = *b"\x89TGF";
 /// The version that is written, and the only one that is read.

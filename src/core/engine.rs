@@ -46,7 +46,7 @@ pub enum Effect {
 pub struct NodeStats {
     /// Rows that came in.
     pub rows_in: u64,
-    /// Rows that left, over all ports.
+    /// Rows that left, over all ports that something reads.
     pub rows_out: u64,
     /// Batches that came in.
     pub batches_in: u64,
@@ -75,6 +75,8 @@ struct Place {
     idle: bool,
     /// Consumers of each port.
     targets: Vec<Vec<Target>>,
+    /// A bit for each port without consumers.
+    unread: u64,
     stats: NodeStats,
 }
 
@@ -137,6 +139,7 @@ impl Engine {
                 watermark: i64::MIN,
                 idle: false,
                 targets: vec![Vec::new(); node.ports.len()],
+                unread: 0,
                 stats: NodeStats::default(),
             })
             .collect();
@@ -153,6 +156,11 @@ impl Engine {
             for edge in &sink.inputs {
                 connect(*edge, Target::Sink(index));
             }
+        }
+        for place in &mut places {
+            let ports = place.targets.iter().take(u64::BITS as usize).enumerate();
+            place.unread =
+                ports.filter(|(_, targets)| targets.is_empty()).fold(0, |bits, (port, _)| bits | 1 << port);
         }
         let sink_edges_open = graph.sinks.iter().map(|sink| sink.inputs.len()).collect();
         Self {
@@ -230,6 +238,7 @@ impl Engine {
             while let Some((port, item)) = self.places[index].inbox.pop_front() {
                 self.dispatch(index, port, item).map_err(|error| error.at(&self.graph.nodes[index].name))?;
             }
+            self.output.set_unread(self.places[index].unread);
             let operator = &mut self.graph.nodes[index].operator;
             if tick && operator.deadline().is_some_and(|deadline| deadline <= self.now.mono) {
                 operator.tick(&mut self.output).map_err(|error| error.at(&self.graph.nodes[index].name))?;
@@ -245,6 +254,7 @@ impl Engine {
             Item::Flow(Flow::Batch(batch)) => {
                 place.stats.rows_in += batch.num_rows() as u64;
                 place.stats.batches_in += 1;
+                self.output.set_unread(place.unread);
                 self.graph.nodes[index].operator.process(port, batch, &mut self.output)?;
                 self.route(index);
                 Ok(())
@@ -281,6 +291,7 @@ impl Engine {
             return Ok(());
         }
         if moved {
+            self.output.set_unread(self.places[index].unread);
             node.operator.watermark(EventTime(watermark), &mut self.output)?;
             self.route(index);
             self.pass(index, &Flow::Watermark(EventTime(watermark)));
@@ -293,6 +304,7 @@ impl Engine {
 
     fn end(&mut self, index: usize) -> Result<()> {
         if self.graph.nodes[index].own_watermark {
+            self.output.set_unread(self.places[index].unread);
             self.graph.nodes[index].operator.watermark(EventTime::MAX, &mut self.output)?;
             self.route(index);
             self.pass(index, &Flow::Watermark(EventTime::MAX));

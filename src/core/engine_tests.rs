@@ -276,6 +276,23 @@ fn a_record_goes_through_the_nodes_in_order_and_to_every_reader_of_a_port() {
 }
 
 #[test]
+fn what_nobody_reads_does_not_leave_and_hides_nothing_else() {
+    let ticking = |probe: &mut Probe| probe.every = Some(Duration::from_secs(1));
+    // `unread` stands before and behind `read`, so that neither takes the other's readers for its own.
+    let plan = Plan::default()
+        .shaped("unread", &[input(0)], 1, ticking)
+        .shaped("read", &[input(0)], 2, ticking)
+        .shaped("unread too", &[input(0)], 3, ticking);
+    let (mut engine, _) = plan.sink(&[from(1)]).engine();
+    assert_eq!(give(&mut engine, rows(0, &[1, 2])), ["0: [1, 2]"]);
+    assert_eq!(give_at(&mut engine, at(1), Record::Tick).0, ["0: [-3]"]);
+    let ended = give(&mut engine, Record::End { input: 0 });
+    assert_eq!(ended, ["0: [3]", "0: end"]);
+    let left: Vec<u64> = engine.stats().map(|(_, stats)| stats.rows_out).collect();
+    assert_eq!(left, [0, 4, 0]);
+}
+
+#[test]
 fn an_error_names_its_node() {
     let (mut engine, _) = Plan::default().node("a", &[input(0)]).sink(&[from(0)]).engine();
     let error = engine.handle(at(0), rows(0, &[666])).unwrap_err();

@@ -94,12 +94,14 @@ pub struct Output {
     now: Now,
     flows: Vec<(usize, Flow)>,
     counts: Vec<(Count, u64)>,
+    /// A bit for each port that nobody reads; ports beyond have readers.
+    unread: u64,
 }
 
 impl Output {
-    /// Empty, at a moment.
+    /// Empty, at a moment; all ports are read.
     pub fn new(now: Now) -> Self {
-        Self { now, flows: Vec::new(), counts: Vec::new() }
+        Self { now, flows: Vec::new(), counts: Vec::new(), unread: 0 }
     }
 
     /// The moment at which the record that caused this call entered.
@@ -107,9 +109,15 @@ impl Output {
         self.now
     }
 
-    /// Sends rows out of a port. An empty batch is nothing and is left out.
+    /// Whether anybody reads a port. Rows for one that nobody reads need not be made; what an operator says on the
+    /// others, what it counts and what it keeps must not depend on it.
+    pub fn wants(&self, port: usize) -> bool {
+        port >= u64::BITS as usize || self.unread & (1 << port) == 0
+    }
+
+    /// Sends rows out of a port. An empty batch is nothing and is left out, as is one that nobody would read.
     pub fn emit(&mut self, port: usize, batch: RecordBatch) {
-        if batch.num_rows() > 0 {
+        if batch.num_rows() > 0 && self.wants(port) {
             self.flows.push((port, Flow::Batch(batch)));
         }
     }
@@ -129,6 +137,11 @@ impl Output {
         if by > 0 {
             self.counts.push((Count { what, reason }, by));
         }
+    }
+
+    /// Says for the next calls which ports nobody reads: a bit for each, the first port the lowest.
+    pub fn set_unread(&mut self, unread: u64) {
+        self.unread = unread;
     }
 
     /// Sets the moment for the next call.

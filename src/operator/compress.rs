@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use self::parts::{join, measure_rows, merge_tail};
-use crate::codec::frame::{FrameEncoder, FrameOptions, Limits, RAW_BYTES_MAX};
+use crate::codec::frame::{FRAME_COLUMN, FrameEncoder, FrameOptions, Limits, RAW_BYTES_MAX};
 use crate::codec::stage::{Dictionary, Stage};
 use crate::core::schema::{TIME, time_array, time_field, time_type, times};
 use crate::core::{EventTime, Operator, Output, StateReader, StateWriter};
@@ -87,8 +87,6 @@ const BYTES_MAX: u64 = 32 << 20;
 const LEVEL: i32 = 3;
 /// With so many slices in wait, small ones are put together: each costs some hundred bytes beside its rows.
 const PARTS_MAX: usize = 64;
-/// The column that sinks take frames from.
-const FRAME: &str = "frame";
 
 impl OperatorConfig for CompressConfig {
     const TYPE: &'static str = "compress";
@@ -216,7 +214,7 @@ fn output_schema() -> SchemaRef {
         time_field(),
         Field::new("rows", DataType::Int64, false),
         Field::new("raw_bytes", DataType::Int64, false),
-        Field::new(FRAME, DataType::Binary, false),
+        Field::new(FRAME_COLUMN, DataType::Binary, false),
     ]))
 }
 

@@ -105,8 +105,12 @@ fn divide(batch: &RecordBatch, met: &BooleanArray, out: &mut Output) -> Result<(
         0 => out.emit(1, batch.clone()),
         all if all == batch.num_rows() => out.emit(0, batch.clone()),
         _ => {
-            out.emit(0, filter_record_batch(batch, met)?);
-            out.emit(1, filter_record_batch(batch, &arrow::compute::not(met)?)?);
+            if out.wants(0) {
+                out.emit(0, filter_record_batch(batch, met)?);
+            }
+            if out.wants(1) {
+                out.emit(1, filter_record_batch(batch, &arrow::compute::not(met)?)?);
+            }
         }
     }
     Ok(())
@@ -156,6 +160,27 @@ mod tests {
             assert_eq!(*to, port, "{condition}");
             assert!(batch.columns().iter().zip(same.columns()).all(|(a, b)| std::sync::Arc::ptr_eq(a, b)));
         }
+    }
+
+    #[test]
+    fn a_port_that_nobody_reads_changes_nothing_on_the_other() {
+        let batch = testing::batch(&[row(0, Some(5.0), None), row(1, Some(1.0), None)], false);
+        let send = |unread: u64| {
+            let mut built = build::<FilterConfig>("where = \"vib > 4.5\"").unwrap();
+            let mut out = Output::new(Now::ZERO);
+            out.set_unread(unread);
+            built.operator.process(0, batch.clone(), &mut out).unwrap();
+            let flows = out.drain().map(|(port, flow)| match flow {
+                Flow::Batch(batch) => (port, testing::rows(&batch)),
+                other => panic!("{other:?}"),
+            });
+            flows.collect::<Vec<_>>()
+        };
+        let both = send(0);
+        assert_eq!(both.len(), 2);
+        assert_eq!(send(0b10), both[..1]);
+        assert_eq!(send(0b01), both[1..]);
+        assert_eq!(send(0b11), []);
     }
 
     #[test]

@@ -7,11 +7,8 @@ use arrow::datatypes::{
 };
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
-use crate::codec::frame;
+use crate::codec::frame::{self, FRAME_COLUMN};
 use crate::{Error, Result};
-
-/// The name of the column that holds compressed frames.
-const FRAME: &str = "frame";
 
 /// Every row of a batch as one text.
 ///
@@ -24,7 +21,7 @@ pub fn rows(batch: &RecordBatch) -> Result<Vec<String>> {
             if !row.is_empty() {
                 row.push_str(", ");
             }
-            row.push_str(&cell(column.as_ref(), index, field.name() == FRAME)?);
+            row.push_str(&cell(column.as_ref(), index, field.name() == FRAME_COLUMN)?);
         }
     }
     Ok(rows)

@@ -120,6 +120,13 @@ impl Driver {
         }
     }
 
+    /// The same with ports that nobody reads, a bit for each.
+    #[must_use]
+    pub fn with_unread(mut self, ports: u64) -> Self {
+        self.output.set_unread(ports);
+        self
+    }
+
     /// Gives the operator one step of a script.
     ///
     /// # Errors
@@ -247,7 +254,20 @@ pub fn run(
     script: &[Step],
     moves: &dyn Fn(usize) -> bool,
 ) -> Result<Said> {
-    let mut driver = Driver::new(build()?);
+    run_unread(build, script, moves, 0)
+}
+
+/// The same where nobody reads some of the ports: a bit for each of these.
+///
+/// # Errors
+/// As for [`run`].
+pub fn run_unread(
+    build: &dyn Fn() -> Result<Built>,
+    script: &[Step],
+    moves: &dyn Fn(usize) -> bool,
+    unread: u64,
+) -> Result<Said> {
+    let mut driver = Driver::new(build()?).with_unread(unread);
     for (index, step) in script.iter().enumerate() {
         if moves(index) {
             driver.move_to(build()?)?;

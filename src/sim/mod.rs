@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! harness   one operator, a script of rows, watermarks and ticks, and what it says
+//! laws      what must not change what it says: for operators of any crate
 //! world     brokers, a process that can die at any step, sinks, a disk that forgets: all from one seed
 //!   ├ shell     the process, with its journal: the runtime's steps around the real sequencer, log and engine
 //!   ├ around    what is not the process, with the outside: brokers that redeliver, receivers, a file that is cut
@@ -17,6 +18,7 @@ pub mod cells;
 mod dice;
 pub mod harness;
 mod journal;
+pub mod laws;
 mod oracle;
 mod outside;
 mod plant;

@@ -5,6 +5,7 @@ use arrow::datatypes::{DataType, Schema};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::codec::frame::FRAME_COLUMN;
 use crate::codec::text_csv::CsvWriter;
 use crate::codec::text_ndjson::NdjsonWriter;
 use crate::error::{Error, Result};
@@ -30,9 +31,6 @@ pub enum RowEncoder {
     /// Frames.
     Frames,
 }
-
-/// The column that `compress` emits.
-pub const FRAME: &str = "frame";
 
 impl RowEncoder {
     /// An encoder for a format.
@@ -61,7 +59,7 @@ impl RowEncoder {
             Self::Csv(writer) => writer.write(batch, out),
             Self::Frames => {
                 let frames = batch
-                    .column_by_name(FRAME)
+                    .column_by_name(FRAME_COLUMN)
                     .and_then(|column| column.as_binary_opt::<i32>())
                     .ok_or_else(|| Error::data("there is no binary column `frame`"))?;
                 frames.iter().flatten().for_each(|frame| out.extend_from_slice(frame));
@@ -73,5 +71,5 @@ impl RowEncoder {
 
 /// Whether a schema has the column that `compress` emits.
 pub fn has_frames(schema: &Schema) -> bool {
-    schema.field_with_name(FRAME).is_ok_and(|field| *field.data_type() == DataType::Binary)
+    schema.field_with_name(FRAME_COLUMN).is_ok_and(|field| *field.data_type() == DataType::Binary)
 }

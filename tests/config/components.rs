@@ -1,6 +1,8 @@
 //! Throw-away components: configuration is tested without the real ones, so that its messages stay the same
 //! when those change. They never run.
 
+#![expect(dead_code, reason = "their keys are there to be read by serde; what never runs uses none of them")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -78,7 +80,6 @@ impl Operator for Nothing {
 /// Every topic filter becomes a subscription.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[allow(dead_code)]
 struct Sensor {
     /// Where the sensors speak. TCP or TLS.
     #[schemars(extend("examples" = ["mqtt://localhost:1883"]))]
@@ -199,7 +200,6 @@ struct Decode {
     #[serde(default)]
     fields: BTreeMap<String, FieldType>,
     /// Where time comes from and how late rows may be.
-    #[allow(dead_code)]
     event_time: Option<EventTimeKeys>,
     /// Topic patterns.
     #[serde(default)]
@@ -212,7 +212,6 @@ struct Decode {
 /// The format of a message.
 #[derive(Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
-#[allow(dead_code)]
 enum Format {
     /// JSON objects.
     Json {
@@ -258,7 +257,6 @@ enum FieldType {
 /// Lateness.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[allow(dead_code)]
 struct EventTimeKeys {
     /// How much later than the newest row a row may come.
     #[serde(default = "no_time")]
@@ -426,7 +424,6 @@ impl OperatorConfig for Union {
 /// Sends rows away.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[allow(dead_code)]
 struct Cloud {
     /// Where to.
     url: String,
@@ -445,7 +442,6 @@ struct Cloud {
 /// A text or a secret.
 #[derive(Deserialize, JsonSchema)]
 #[serde(untagged)]
-#[allow(dead_code)]
 enum Value {
     /// The text itself.
     Plain(String),
@@ -456,7 +452,6 @@ enum Value {
 /// How to try again.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
-#[allow(dead_code)]
 enum Retry {
     /// Not at all.
     Never,
@@ -474,7 +469,6 @@ enum Retry {
 /// One or several.
 #[derive(Deserialize, JsonSchema)]
 #[serde(untagged)]
-#[allow(dead_code)]
 enum OneOrMany {
     /// One.
     One(String),
@@ -494,7 +488,6 @@ impl SinkConfig for Cloud {
 /// Prints rows.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[allow(dead_code)]
 struct Print {
     /// How a row looks.
     #[serde(default)]

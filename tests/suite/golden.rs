@@ -55,7 +55,7 @@ fn cases() -> Vec<Case> {
 
 fn graph(pipeline: &str) -> Graph {
     let path = format!("pipelines/{pipeline}.toml");
-    match load(Path::new(&path), &PipelineArgs::default()) {
+    match load(Path::new(&path), &PipelineArgs::default(), &tidegate::builtin::registry()) {
         Ok(pipeline) => pipeline.graph,
         Err(LoadFailure::Error(error)) => panic!("{path}: {error}"),
         Err(LoadFailure::Diagnostics(diagnostics)) => panic!("{diagnostics}"),

@@ -5,6 +5,7 @@
 mod bad_input;
 mod columns;
 mod durability;
+mod examples;
 mod golden;
 mod http;
 mod kernels;

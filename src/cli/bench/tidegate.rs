@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::time::{Duration, Instant};
 
 use super::{Measured, Variant, VariantArgs, usage};
+use crate::builtin;
 use crate::cli::PipelineArgs;
 use crate::cli::files::{LoadFailure, load_text};
 use crate::cli::run::runtime;
@@ -33,10 +34,12 @@ pub fn run(args: &VariantArgs) -> Result<Measured> {
             format!("sink.out.path=\"{}\"", out.display()),
         ],
     };
-    let pipeline = load_text(PIPELINE, "ingest.toml", &pipeline).map_err(|failure| match failure {
-        LoadFailure::Error(error) => error,
-        LoadFailure::Diagnostics(diagnostics) => Error::config(diagnostics.to_string()),
-    })?;
+    let pipeline = load_text(PIPELINE, "ingest.toml", &pipeline, &builtin::registry()).map_err(
+        |failure| match failure {
+            LoadFailure::Error(error) => error,
+            LoadFailure::Diagnostics(diagnostics) => Error::config(diagnostics.to_string()),
+        },
+    )?;
     let (messages, seconds) = runtime()?.block_on(async {
         let running = start(pipeline).await?;
         let mut first = None;

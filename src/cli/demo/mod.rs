@@ -18,6 +18,7 @@ use clap::Args;
 use super::files::load_text;
 use super::run::{runtime, stop_signal};
 use super::{Failure, Outcome, PipelineArgs};
+use crate::builtin;
 use crate::core::ModelId;
 use crate::error::{Error, Result};
 use crate::runtime::coordinator::Request;
@@ -219,7 +220,12 @@ async fn start_pipeline(args: &DemoArgs, url: &str) -> std::result::Result<Runni
         format!("sink.alarms.path={:?}", out("alarms.ndjson")),
         format!("sink.cloud.path={:?}", out("readings.tgf")),
     ];
-    let pipeline = load_text(PIPELINE, "pipelines/press-line.toml", &PipelineArgs { data_dir: None, set })?;
+    let pipeline = load_text(
+        PIPELINE,
+        "pipelines/press-line.toml",
+        &PipelineArgs { data_dir: None, set },
+        &builtin::registry(),
+    )?;
     Ok(start(pipeline).await?)
 }
 

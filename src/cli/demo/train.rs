@@ -6,6 +6,7 @@ use arrow::datatypes::{DataType, Float64Type};
 
 use super::PIPELINE;
 use super::plant::DemoPlant;
+use crate::builtin;
 use crate::cli::PipelineArgs;
 use crate::cli::files::{LoadFailure, load_text};
 use crate::core::{Effect, Engine, Event, Now, Record};
@@ -83,7 +84,12 @@ fn training_graph() -> Result<crate::core::Graph> {
             ("inputs".to_owned(), toml::Value::from(vec!["features"])),
         ]));
     }
-    match load_text(&table.to_string(), "press-line (training)", &PipelineArgs::default()) {
+    match load_text(
+        &table.to_string(),
+        "press-line (training)",
+        &PipelineArgs::default(),
+        &builtin::registry(),
+    ) {
         Ok(pipeline) => Ok(pipeline.graph),
         Err(LoadFailure::Error(error)) => Err(error),
         Err(LoadFailure::Diagnostics(diagnostics)) => Err(Error::config(diagnostics.to_string())),

@@ -165,7 +165,9 @@ fn split_ahead(batch: RecordBatch, live: Live, out: &mut Output) -> Result<Recor
     }
     let ahead: BooleanArray = times.iter().map(|time| Some(*time > latest)).collect();
     out.count("ahead_rows", "", ahead.true_count() as u64);
-    out.emit(live.port, filter_record_batch(&batch, &ahead)?);
+    if out.wants(live.port) {
+        out.emit(live.port, filter_record_batch(&batch, &ahead)?);
+    }
     Ok(filter_record_batch(&batch, &not(&ahead)?)?)
 }
 

@@ -195,6 +195,10 @@ impl Decoding {
             let count = self.bad.iter().filter(|(_, bad)| *bad == reason).count();
             out.count("bad_payloads", reason.label(), count as u64);
         }
+        if !out.wants(self.bad_port.port) {
+            self.bad.clear();
+            return Ok(());
+        }
         let reasons = StringArray::from_iter_values(self.bad.iter().map(|(_, reason)| reason.label()));
         let rows: Vec<u32> = self.bad.drain(..).map(|(place, _)| place).collect();
         let mut columns = Vec::with_capacity(self.bad_port.schema.fields().len());

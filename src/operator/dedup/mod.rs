@@ -333,7 +333,7 @@ fn divide(batch: RecordBatch, verdicts: &[Verdict], out: &mut Output) -> Result<
         return Ok(());
     }
     for (port, verdict, some) in [(0, Verdict::Pass, passed > 0), (1, Verdict::Late, late > 0)] {
-        if some {
+        if some && out.wants(port) {
             let chosen = BooleanBuffer::collect_bool(rows, |row| verdicts[row] == verdict);
             out.emit(port, filter_record_batch(&batch, &BooleanArray::new(chosen, None))?);
         }

@@ -366,7 +366,7 @@ impl Operator for Pivot {
             let chosen = BooleanBuffer::collect_bool(uses.len(), |row| uses[row] == wanted);
             filter_record_batch(&batch, &BooleanArray::new(chosen, None))
         };
-        if late > 0 {
+        if late > 0 && out.wants(1) {
             out.emit(1, rows_of(Use::Late)?);
         }
         // Rows that are no readings take no place among the keys.

@@ -127,7 +127,9 @@ impl Window {
         let refused = times.len() - late.true_count() - kept.true_count();
         out.count("late_rows", "", late.true_count() as u64);
         out.count("refused_rows", "time_range", refused as u64);
-        out.emit(1, filter_record_batch(&batch, &late)?);
+        if out.wants(1) {
+            out.emit(1, filter_record_batch(&batch, &late)?);
+        }
         Ok(filter_record_batch(&batch, &kept)?)
     }
 
@@ -431,7 +433,7 @@ impl Operator for Window {
         out.count("late_rows", "", dropped.late.len() as u64);
         out.count("refused_rows", "max_keys", dropped.keys);
         out.count("refused_rows", "window_limit", dropped.windows);
-        if !dropped.late.is_empty() {
+        if !dropped.late.is_empty() && out.wants(1) {
             out.emit(1, take_record_batch(&batch, &UInt32Array::from(dropped.late))?);
         }
         self.flush(out)

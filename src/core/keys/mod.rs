@@ -1,22 +1,25 @@
 //! Keyed state: from the values of the key columns to a dense group id, with a bound on how many there are.
 //!
 //! An operator keeps its state in vectors indexed by group id. The common case is tag columns (dictionaries)
-//! that stay the same from batch to batch: then a row costs one table look-up.
+//! that stay the same from batch to batch: then a row costs one table look-up (`places`). A key's name is its values as
+//! bytes (`names`); where keys give way, `recency` knows which.
 
-use std::sync::Arc;
+mod names;
+mod places;
+mod recency;
+
 use std::time::Duration;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanBuilder, DictionaryArray, Int64Builder, StringBuilder,
-    StringDictionaryBuilder,
-};
-use arrow::datatypes::{DataType, Int32Type, Int64Type};
+use arrow::array::{Array, ArrayRef, AsArray, DictionaryArray};
+use arrow::datatypes::{DataType, Int32Type};
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::event::EventTime;
 use super::state::{StateReader, StateWriter};
 use crate::error::{Error, Result};
+use places::Places;
+use recency::Recency;
 
 /// What happens to a new key when `max_keys` are there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
@@ -52,19 +55,8 @@ pub const REFUSED: u32 = u32::MAX;
 /// No neighbour in the list of least recent use.
 const NONE: u32 = u32::MAX;
 
-/// Tables of up to this many combinations are flat; beyond, they are hashed.
-const FLAT_MAX: usize = 1 << 16;
-
 /// Rows whose combinations are numbered together.
 const CHUNK: usize = 256;
-
-/// Group ids of dictionary keys seen last time, valid while the dictionaries are the same.
-#[derive(Default)]
-struct Cache {
-    dictionaries: Vec<ArrayRef>,
-    flat: Vec<u32>,
-    hashed: HashMap<u64, u32>,
-}
 
 /// The map from key values to group ids.
 pub struct Keys {
@@ -74,15 +66,12 @@ pub struct Keys {
     names: Vec<Option<Box<[u8]>>>,
     last_seen: Vec<i64>,
     free: Vec<u32>,
-    /// Order of use, only kept where eviction needs it: neighbours of each id, newest first.
-    newer: Vec<u32>,
-    older: Vec<u32>,
-    newest: u32,
-    oldest: u32,
+    /// Only kept where eviction needs it.
+    recency: Recency,
     /// The key that has to give way next; its name stays readable until the caller has dealt with it.
     doomed: Option<u32>,
     evicted: Vec<u32>,
-    cache: Cache,
+    places: Places,
     scratch: Vec<u8>,
 }
 
@@ -106,24 +95,17 @@ impl Keys {
             names: Vec::new(),
             last_seen: Vec::new(),
             free: Vec::new(),
-            newer: Vec::new(),
-            older: Vec::new(),
-            newest: NONE,
-            oldest: NONE,
+            recency: Recency::with_ids(0),
             doomed: None,
             evicted: Vec::new(),
-            cache: Cache::default(),
+            places: Places::default(),
             scratch: Vec::new(),
         })
     }
 
     /// Whether a column of this type can be part of a key.
     pub fn supports(data_type: &DataType) -> bool {
-        match data_type {
-            DataType::Utf8 | DataType::Int64 | DataType::Boolean => true,
-            DataType::Dictionary(key, value) => **key == DataType::Int32 && **value == DataType::Utf8,
-            _ => false,
-        }
+        names::supports(data_type)
     }
 
     /// How many keys there are.
@@ -154,7 +136,7 @@ impl Keys {
         if !columns.iter().all(|column| matches!(column.data_type(), DataType::Dictionary(..))) {
             return self.resolve_plain(columns, times, from, ids);
         }
-        if !self.refresh_cache(columns) {
+        if !self.places.fit(columns) {
             return self.resolve_plain(columns, times, from, ids);
         }
         let dictionaries: Vec<&DictionaryArray<Int32Type>> =
@@ -163,29 +145,18 @@ impl Keys {
         let mut places = [0; CHUNK];
         for start in (from..rows).step_by(CHUNK) {
             let end = rows.min(start + CHUNK);
-            number(&dictionaries, start, &mut places[..end - start]);
+            places::number(&dictionaries, start, &mut places[..end - start]);
             let mut row = start;
             while row < end {
                 // Mostly keys are known: a run of them is looked up in one loop and touched in another.
                 let (run, places) = (ids.len(), &places[row - start..end - start]);
-                if self.cache.flat.is_empty() {
-                    ids.extend(places.iter().map_while(|place| self.cache.hashed.get(place)));
-                } else {
-                    let flat = &self.cache.flat[..];
-                    ids.extend(
-                        places.iter().map_while(|place| Some(flat[*place as usize]).filter(|id| *id != NONE)),
-                    );
-                }
+                self.places.look_up_run(places, ids);
                 self.touch_all(&ids[run..], &times[row..]);
                 row += ids.len() - run;
                 if row < end {
                     let Some(id) = self.look_up(columns, row) else { return row };
                     if id != REFUSED {
-                        let place = places[ids.len() - run];
-                        match self.cache.flat.get_mut(place as usize) {
-                            Some(slot) => *slot = id,
-                            None => _ = self.cache.hashed.insert(place, id),
-                        }
+                        self.places.set(places[ids.len() - run], id);
                     }
                     self.touch(id, times[row]);
                     ids.push(id);
@@ -227,7 +198,12 @@ impl Keys {
 
     /// The key columns of some ids, one array per key column, in the columns' own types.
     pub fn columns(&self, ids: &[u32]) -> Vec<ArrayRef> {
-        (0..self.types.len()).map(|column| self.column(column, ids)).collect()
+        let part = |id: &u32, column| {
+            let name = self.names.get(*id as usize)?.as_ref()?;
+            names::decode(&self.types, name)?.into_iter().nth(column)
+        };
+        let columns = self.types.iter().enumerate();
+        columns.map(|(column, kind)| names::column(kind, ids.iter().map(|id| part(id, column)))).collect()
     }
 
     /// Whether an id is in use.
@@ -237,10 +213,7 @@ impl Keys {
 
     /// Writes the keys into a node's state.
     pub fn save(&self, state: &mut StateWriter) {
-        let order: Vec<u32> = std::iter::successors(Some(self.oldest).filter(|id| *id != NONE), |id| {
-            Some(self.newer[*id as usize]).filter(|id| *id != NONE)
-        })
-        .collect();
+        let order: Vec<u32> = self.recency.oldest_first().collect();
         state.value(&(&self.names, &self.last_seen, &self.free, &order));
     }
 
@@ -254,18 +227,17 @@ impl Keys {
         let sound = names.len() == last_seen.len()
             && free.iter().all(|id| names.get(*id as usize).is_some_and(Option::is_none))
             && order.iter().all(|id| names.get(*id as usize).is_some_and(Option::is_some))
-            && names.iter().flatten().all(|name| self.decode(name).is_some());
+            && names.iter().flatten().all(|name| names::decode(&self.types, name).is_some());
         if !sound {
             return Err(Error::state("saved keys do not fit together"));
         }
         self.ids = (0u32..).zip(&names).filter_map(|(id, name)| Some((name.clone()?, id))).collect();
-        (self.newer, self.older) = (vec![NONE; names.len()], vec![NONE; names.len()]);
-        (self.newest, self.oldest) = (NONE, NONE);
+        self.recency = Recency::with_ids(names.len());
         (self.names, self.last_seen, self.free) = (names, last_seen, free);
         if self.limits.on_full == OnFull::Evict {
-            order.iter().for_each(|id| self.link_newest(*id));
+            order.iter().for_each(|id| self.recency.push(*id));
         }
-        self.cache = Cache::default();
+        self.places = Places::default();
         Ok(())
     }
 
@@ -297,14 +269,14 @@ impl Keys {
     fn look_up(&mut self, columns: &[ArrayRef], row: usize) -> Option<u32> {
         let mut name = std::mem::take(&mut self.scratch);
         name.clear();
-        columns.iter().for_each(|column| encode(column, row, &mut name));
+        columns.iter().for_each(|column| names::encode(column, row, &mut name));
         let id = match self.ids.get(name.as_slice()) {
             Some(id) => Some(*id),
             None if self.ids.len() < self.limits.max_keys => Some(self.insert(&name)),
             None => match self.limits.on_full {
                 OnFull::Refuse => Some(REFUSED),
                 OnFull::Evict => {
-                    self.doomed = Some(self.oldest);
+                    self.doomed = Some(self.recency.oldest());
                     None
                 }
             },
@@ -319,14 +291,13 @@ impl Keys {
         if place == self.names.len() {
             self.names.push(None);
             self.last_seen.push(i64::MIN);
-            self.newer.push(NONE);
-            self.older.push(NONE);
+            self.recency.grow();
         }
         self.names[place] = Some(name.into());
         self.last_seen[place] = i64::MIN;
         self.ids.insert(name.into(), id);
         if self.limits.on_full == OnFull::Evict {
-            self.link_newest(id);
+            self.recency.push(id);
         }
         id
     }
@@ -336,10 +307,9 @@ impl Keys {
             self.ids.remove(&name);
             self.free.push(id);
             if self.limits.on_full == OnFull::Evict {
-                self.unlink(id);
+                self.recency.remove(id);
             }
-            // Ids in the cache may be this one.
-            self.cache.dictionaries.clear();
+            self.places.clear();
         }
     }
 
@@ -361,203 +331,16 @@ impl Keys {
         }
         let seen = &mut self.last_seen[id as usize];
         *seen = (*seen).max(time);
-        if self.limits.on_full == OnFull::Evict && self.newest != id {
-            self.unlink(id);
-            self.link_newest(id);
-        }
-    }
-
-    fn link_newest(&mut self, id: u32) {
-        self.older[id as usize] = self.newest;
-        self.newer[id as usize] = NONE;
-        match self.newest {
-            NONE => self.oldest = id,
-            newest => self.newer[newest as usize] = id,
-        }
-        self.newest = id;
-    }
-
-    fn unlink(&mut self, id: u32) {
-        let (newer, older) = (self.newer[id as usize], self.older[id as usize]);
-        match newer {
-            NONE => self.newest = older,
-            newer => self.older[newer as usize] = older,
-        }
-        match older {
-            NONE => self.oldest = newer,
-            older => self.newer[older as usize] = newer,
-        }
-    }
-
-    /// Makes the cache fit the dictionaries; false if there are more combinations than a `u64` can number.
-    fn refresh_cache(&mut self, columns: &[ArrayRef]) -> bool {
-        let same = self.cache.dictionaries.len() == columns.len()
-            && columns
-                .iter()
-                .zip(&self.cache.dictionaries)
-                .all(|(column, known)| Arc::ptr_eq(column.as_dictionary::<Int32Type>().values(), known));
-        if same {
-            return true;
-        }
-        self.cache.dictionaries =
-            columns.iter().map(|column| Arc::clone(column.as_dictionary::<Int32Type>().values())).collect();
-        let combinations = self
-            .cache
-            .dictionaries
-            .iter()
-            .try_fold(1u64, |product, values| product.checked_mul(values.len() as u64 + 1));
-        self.cache.flat.clear();
-        self.cache.hashed.clear();
-        let Some(combinations) = combinations else {
-            self.cache.dictionaries.clear();
-            return false;
-        };
-        if combinations <= FLAT_MAX as u64 {
-            self.cache.flat.resize(combinations as usize, NONE);
-        }
-        true
-    }
-
-    fn column(&self, column: usize, ids: &[u32]) -> ArrayRef {
-        let part = |id: &u32| {
-            let name = self.names.get(*id as usize)?.as_ref()?;
-            self.decode(name)?.into_iter().nth(column)
-        };
-        match &self.types[column] {
-            DataType::Int64 => {
-                let mut builder = Int64Builder::with_capacity(ids.len());
-                ids.iter().for_each(|id| {
-                    builder.append_option(match part(id) {
-                        Some(Part::Integer(value)) => Some(value),
-                        _ => None,
-                    })
-                });
-                Arc::new(builder.finish())
-            }
-            DataType::Boolean => {
-                let mut builder = BooleanBuilder::with_capacity(ids.len());
-                ids.iter().for_each(|id| {
-                    builder.append_option(match part(id) {
-                        Some(Part::Boolean(value)) => Some(value),
-                        _ => None,
-                    })
-                });
-                Arc::new(builder.finish())
-            }
-            DataType::Utf8 => {
-                let mut builder = StringBuilder::new();
-                ids.iter().for_each(|id| builder.append_option(part(id).and_then(Part::text)));
-                Arc::new(builder.finish())
-            }
-            _ => {
-                let mut builder = StringDictionaryBuilder::<Int32Type>::new();
-                ids.iter().for_each(|id| builder.append_option(part(id).and_then(Part::text)));
-                Arc::new(builder.finish())
-            }
-        }
-    }
-
-    fn decode<'a>(&self, mut name: &'a [u8]) -> Option<Vec<Part<'a>>> {
-        let mut parts = Vec::with_capacity(self.types.len());
-        for _ in &self.types {
-            let (kind, rest) = name.split_first()?;
-            name = rest;
-            parts.push(match kind {
-                0 => Part::Null,
-                1 => {
-                    let (length, rest) = name.split_first_chunk::<4>()?;
-                    let (text, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
-                    name = rest;
-                    Part::Text(std::str::from_utf8(text).ok()?)
-                }
-                2 => {
-                    let (value, rest) = name.split_first_chunk::<8>()?;
-                    name = rest;
-                    Part::Integer(i64::from_le_bytes(*value))
-                }
-                3 => {
-                    let (value, rest) = name.split_first()?;
-                    name = rest;
-                    Part::Boolean(*value == 1)
-                }
-                _ => return None,
-            });
-        }
-        name.is_empty().then_some(parts)
-    }
-}
-
-enum Part<'a> {
-    Null,
-    Text(&'a str),
-    Integer(i64),
-    Boolean(bool),
-}
-
-impl<'a> Part<'a> {
-    fn text(self) -> Option<&'a str> {
-        match self {
-            Part::Text(text) => Some(text),
-            _ => None,
-        }
-    }
-}
-
-/// Numbers the combinations of dictionary keys of the rows from `start` on: one digit per column, the last of
-/// each column's range for null.
-fn number(dictionaries: &[&DictionaryArray<Int32Type>], start: usize, places: &mut [u64]) {
-    places.fill(0);
-    for dictionary in dictionaries {
-        let null = dictionary.values().len() as u64;
-        let keys = dictionary.keys();
-        let digits = &keys.values()[start..];
-        match keys.nulls().filter(|nulls| nulls.null_count() > 0) {
-            None => {
-                for (place, key) in places.iter_mut().zip(digits) {
-                    *place = *place * (null + 1) + *key as u64;
-                }
-            }
-            Some(nulls) => {
-                for (offset, (place, key)) in places.iter_mut().zip(digits).enumerate() {
-                    let digit = if nulls.is_valid(start + offset) { *key as u64 } else { null };
-                    *place = *place * (null + 1) + digit;
-                }
-            }
-        }
-    }
-}
-
-fn encode(column: &ArrayRef, row: usize, name: &mut Vec<u8>) {
-    let text = |text: &str, name: &mut Vec<u8>| {
-        name.push(1);
-        name.extend_from_slice(&(text.len() as u32).to_le_bytes());
-        name.extend_from_slice(text.as_bytes());
-    };
-    if column.is_null(row) {
-        return name.push(0);
-    }
-    match column.data_type() {
-        DataType::Utf8 => text(column.as_string::<i32>().value(row), name),
-        DataType::Int64 => {
-            name.push(2);
-            name.extend_from_slice(&column.as_primitive::<Int64Type>().value(row).to_le_bytes());
-        }
-        DataType::Boolean => {
-            name.push(3);
-            name.push(u8::from(column.as_boolean().value(row)));
-        }
-        _ => {
-            let dictionary = column.as_dictionary::<Int32Type>();
-            match dictionary.key(row) {
-                Some(key) => text(dictionary.values().as_string::<i32>().value(key), name),
-                None => name.push(0),
-            }
+        if self.limits.on_full == OnFull::Evict {
+            self.recency.touch(id);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use arrow::array::{BooleanArray, Int64Array, StringArray};
 
     use super::*;
@@ -688,7 +471,7 @@ mod tests {
         let mut keys = Keys::new(vec![tag_type(), tag_type()], KeyLimits::default()).unwrap();
         let (ids, _) = all(&mut keys, &[tags(&wide), tags(&wide)]);
         assert_eq!(ids, (0..300).collect::<Vec<u32>>());
-        assert!(keys.cache.flat.is_empty() && keys.cache.hashed.len() == 300);
+        assert_eq!(keys.places.sizes(), (0, 300));
         let (again, _) = all(&mut keys, &[tags(&wide), tags(&wide)]);
         assert_eq!(again, ids);
     }
