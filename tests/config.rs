@@ -169,11 +169,11 @@ fn promises_and_limits_that_only_need_saying() {
 #[test]
 fn the_bounds_of_a_pipeline_are_computed() {
     let bounds = load(GOOD, &[]).unwrap().bounds();
-    // Two sources fill a batch each; four wait in each of three channels, four are written to the log together, one
-    // is in the coordinator's hands and one in the engine's.
-    assert_eq!(bounds.batches.count, 2 + 3 * 4 + 4 + 2);
+    // Two sources fill a batch each; four wait in each of two channels, four are written to the log together, one
+    // waits behind them, one is in the coordinator's hands and one in the engine's.
+    assert_eq!(bounds.batches.count, 2 + 2 * 4 + 4 + 1 + 2);
     let (plant, yard) = (65_536 + 16 * 100, (1 << 20) + 16 * 500);
-    assert_eq!(bounds.batches.bytes, plant + yard + 18 * yard);
+    assert_eq!(bounds.batches.bytes, plant + yard + 15 * yard);
     assert_eq!(bounds.results, 2 * 6);
     // `hot` has a time and two numbers, `all` a time, two tags and three numbers.
     assert_eq!(bounds.results_bytes, 6 * 500 * (8 + 2 * 8) + 6 * 500 * (8 + 2 * 4 + 3 * 8));

@@ -80,10 +80,14 @@ pub enum Command {
     /// Draw the graph of a pipeline.
     Graph(check::GraphArgs),
     /// Print the JSON Schema of pipeline files, for editors.
+    #[command(after_help = "Example:
+  tidegate schema > tidegate.schema.json")]
     Schema,
     /// Print the reference of a component, or of all.
     Explain(reference::ExplainArgs),
     /// List the components.
+    #[command(after_help = "Example:
+  tidegate list")]
     List,
     /// A simulated plant, a broker and a pipeline, end to end in this terminal.
     Demo(demo::DemoArgs),
@@ -138,6 +142,7 @@ const EXIT_USAGE: u8 = 2;
 /// The whole command line over these components: reads the arguments, starts the log, runs the command. A program
 /// with operators of its own is this, with `builtin::registry().operator::<Mine>()`, in its `main`.
 pub fn main_with(registry: Registry) -> ExitCode {
+    refuse_huge_pages();
     let cli = Cli::parse();
     let started = registry.check_names().and_then(|()| start_log(&cli));
     if let Err(error) = started {
@@ -145,6 +150,14 @@ pub fn main_with(registry: Registry) -> ExitCode {
         return ExitCode::from(EXIT_USAGE);
     }
     dispatch(cli, &registry)
+}
+
+/// Asks the system not to back memory with huge pages. Buffers of a megabyte that come and go would each keep two
+/// megabytes resident: peak memory halves without them, at the same CPU time. A system that knows no such
+/// request goes on as it is.
+fn refuse_huge_pages() {
+    #[cfg(target_os = "linux")]
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
 }
 
 /// Clients and brokers that tell of every connection and packet, and call an ordinary good-bye an error.
@@ -204,7 +217,25 @@ fn dispatch(cli: Cli, registry: &Registry) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
+
+    #[test]
+    fn every_help_has_an_example() {
+        fn walk(command: &clap::Command, path: &str, without: &mut Vec<String>) {
+            let path = format!("{path} {}", command.get_name());
+            if !command.get_after_help().is_some_and(|help| help.to_string().contains("Example")) {
+                without.push(path.clone());
+            }
+            for below in command.get_subcommands().filter(|command| !command.is_hide_set()) {
+                walk(below, &path, without);
+            }
+        }
+        let mut without = Vec::new();
+        walk(&Cli::command(), "", &mut without);
+        assert_eq!(without, Vec::<String>::new());
+    }
 
     #[test]
     fn the_talkative_are_heard_only_where_they_are_named() {

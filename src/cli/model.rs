@@ -22,6 +22,8 @@ const VALUES_MAX: usize = 1 << 27;
 
 /// Arguments of `tidegate model`.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:
+  tidegate model train normal.csv --columns vib_mean,vib_std --out press.tgm")]
 pub struct ModelArgs {
     /// What to do.
     #[command(subcommand)]
@@ -93,6 +95,8 @@ pub struct TrainArgs {
 
 /// Arguments of `tidegate model inspect`.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:
+  tidegate model inspect press.tgm")]
 pub struct InspectArgs {
     /// Model file.
     pub file: PathBuf,

@@ -8,6 +8,8 @@ use crate::registry::Registry;
 
 /// Arguments of `tidegate explain`.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:
+  tidegate explain window")]
 pub struct ExplainArgs {
     /// A component's type, e.g. `window`; without it, the reference of everything.
     #[arg(name = "TYPE")]
@@ -16,6 +18,8 @@ pub struct ExplainArgs {
 
 /// Arguments of `tidegate completions`.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:
+  tidegate completions bash > /etc/bash_completion.d/tidegate")]
 pub struct CompletionsArgs {
     /// The shell.
     #[arg(value_enum)]

@@ -28,8 +28,9 @@ const TEXT_BYTES: u64 = 24;
 /// Checkpoints on disk at once: the two that are kept, and the one that is being written.
 const CHECKPOINTS: u64 = 3;
 
-/// Batches of messages that can be under way between the sources and the log: the channel to the coordinator, the one
-/// in its hands, the channel to the journal, and the group that the journal writes.
+/// Batches of messages under way to the log when the coordinator takes no more: the one in its hands, the channel to
+/// the journal, and the group that the journal writes. As many may wait on the way to the engine without a log: the
+/// channel to the coordinator, the one in its hands, the channel to the engine.
 fn batches_before_log(queue: usize) -> u64 {
     2 * queue as u64 + 1
 }
@@ -239,8 +240,8 @@ impl Batches {
             |source: &PlannedSource| source.batch.bytes as u64 + MESSAGE_BYTES * source.batch.rows as u64;
         let filling: u64 = sources.iter().map(|source| bytes(source)).sum();
         let largest = sources.iter().map(|source| bytes(source)).max().unwrap_or(0);
-        // Beside the journal's group, the channel behind it. And the one that the engine works on.
-        let with_log = if has_log { 2 * queue as u64 } else { 0 };
+        // The journal's group and the one that waits behind it. And the one that the engine works on.
+        let with_log = if has_log { queue as u64 + 1 } else { 0 };
         let moving = batches_before_log(queue) + with_log + 1;
         Self {
             count: moving + sources.len() as u64,

@@ -12,7 +12,7 @@ use tidegate::core::Source;
 use tidegate::runtime::broker::{self, BrokerSettings};
 use tidegate::source::mqtt::MqttConfig;
 
-use crate::support::{Mosquitto, build_source, free_port, soon, wait_for_port};
+use crate::support::{Mosquitto, build_source, free_port, publish_packet, soon, wait_for_port};
 
 fn source(table: &str) -> Box<dyn Source> {
     build_source::<MqttConfig>(table).source
@@ -239,36 +239,17 @@ fn accept(listener: &TcpListener) -> TcpStream {
     stream
 }
 
-fn packet(topic: &[u8], id: u16, payload: &[u8]) -> Vec<u8> {
-    let mut body = (topic.len() as u16).to_be_bytes().to_vec();
-    body.extend_from_slice(topic);
-    body.extend_from_slice(&id.to_be_bytes());
-    body.extend_from_slice(payload);
-    let mut packet = vec![0x32];
-    let mut rest = body.len();
-    loop {
-        let digit = (rest % 128) as u8;
-        rest /= 128;
-        packet.push(if rest > 0 { digit | 0x80 } else { digit });
-        if rest == 0 {
-            break;
-        }
-    }
-    packet.extend(body);
-    packet
-}
-
 #[tokio::test]
 async fn foul_packets_cost_themselves_and_nothing_else() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let peer = std::thread::spawn(move || {
         let mut stream = accept(&listener);
-        let mut bytes = packet(b"good", 1, b"1");
-        bytes.extend(packet(b"bad/\xff\xfe", 2, b"2"));
-        bytes.extend(packet(b"big", 3, &vec![b'x'; 100_000]));
-        bytes.extend(packet(b"empty", 4, b""));
-        bytes.extend(packet(b"good", 5, &[0xff, 0x00]));
+        let mut bytes = publish_packet(b"good", 1, b"1");
+        bytes.extend(publish_packet(b"bad/\xff\xfe", 2, b"2"));
+        bytes.extend(publish_packet(b"big", 3, &vec![b'x'; 100_000]));
+        bytes.extend(publish_packet(b"empty", 4, b""));
+        bytes.extend(publish_packet(b"good", 5, &[0xff, 0x00]));
         // In pieces, so that every boundary falls inside something.
         for piece in bytes.chunks(997) {
             stream.write_all(piece).unwrap();
@@ -276,7 +257,7 @@ async fn foul_packets_cost_themselves_and_nothing_else() {
         let mut acknowledged = vec![0; 20];
         stream.read_exact(&mut acknowledged).unwrap();
         // Cut off in the middle of a packet; the next connection sends it whole.
-        let last = packet(b"good", 6, b"6");
+        let last = publish_packet(b"good", 6, b"6");
         stream.write_all(&last[..last.len() - 1]).unwrap();
         drop(stream);
         let mut stream = accept(&listener);

@@ -279,6 +279,18 @@ path = {:?}
 }
 
 #[test]
+fn every_variant_of_the_benchmark_does_its_work() {
+    let output = tidegate(&["bench", "ingest", "--messages", "3000", "--runs", "1", "--json"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let lines: Vec<serde_json::Value> =
+        text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let variants = lines.iter().filter(|line| line["variant"].is_string());
+    let taken: Vec<_> = variants.map(|line| line["runs"][0]["messages"].as_u64().unwrap()).collect();
+    // Five variants at QoS 0 and 1; starts with and without a log.
+    assert_eq!((taken, lines.len()), (vec![3000; 10], 12));
+}
+
+#[test]
 fn every_key_of_every_component_is_documented() {
     let undocumented = tidegate::config::undocumented(&tidegate::builtin::registry());
     assert!(undocumented.is_empty(), "{undocumented:#?}");

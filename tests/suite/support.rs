@@ -243,23 +243,28 @@ impl Message {
 
     /// As a PUBLISH packet of MQTT 3.1.1 at QoS 1.
     pub fn packet(&self, id: u16) -> Vec<u8> {
-        let mut body = (self.topic.len() as u16).to_be_bytes().to_vec();
-        body.extend_from_slice(&self.topic);
-        body.extend_from_slice(&id.to_be_bytes());
-        body.extend_from_slice(&self.payload);
-        let mut packet = vec![0x32];
-        let mut rest = body.len();
-        loop {
-            let digit = (rest % 128) as u8;
-            rest /= 128;
-            packet.push(if rest > 0 { digit | 0x80 } else { digit });
-            if rest == 0 {
-                break;
-            }
-        }
-        packet.extend(body);
-        packet
+        publish_packet(&self.topic, id, &self.payload)
     }
+}
+
+/// A PUBLISH packet of MQTT 3.1.1 at QoS 1.
+pub fn publish_packet(topic: &[u8], id: u16, payload: &[u8]) -> Vec<u8> {
+    let mut body = (topic.len() as u16).to_be_bytes().to_vec();
+    body.extend_from_slice(topic);
+    body.extend_from_slice(&id.to_be_bytes());
+    body.extend_from_slice(payload);
+    let mut packet = vec![0x32];
+    let mut rest = body.len();
+    loop {
+        let digit = (rest % 128) as u8;
+        rest /= 128;
+        packet.push(if rest > 0 { digit | 0x80 } else { digit });
+        if rest == 0 {
+            break;
+        }
+    }
+    packet.extend(body);
+    packet
 }
 
 /// A server that speaks as much MQTT 3.1.1 as sensors need, and sends what no broker would: to whoever subscribes

@@ -22,6 +22,8 @@ use crate::error::{Error, Result};
 
 /// Arguments of `tidegate bench`.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:
+  tidegate bench ingest --messages 2000000 --runs 5")]
 pub struct BenchArgs {
     /// What to measure.
     #[command(subcommand)]

@@ -8,6 +8,7 @@ use crate::builtin;
 use crate::cli::PipelineArgs;
 use crate::cli::files::{LoadFailure, load_text};
 use crate::cli::run::runtime;
+use crate::config::LogMode;
 use crate::error::{Error, Result};
 use crate::runtime::coordinator::Request;
 use crate::runtime::pipeline::start;
@@ -30,16 +31,20 @@ pub fn run(args: &VariantArgs) -> Result<Measured> {
             format!("source.plant.url=\"mqtt://127.0.0.1:{}\"", args.port),
             format!("source.plant.qos={}", args.qos),
             format!("source.plant.ack=\"{}\"", if log { "safe" } else { "receive" }),
-            format!("pipeline.log=\"{}\"", if log { "on" } else { "off" }),
+            "pipeline.log=\"off\"".to_owned(),
             format!("sink.out.path=\"{}\"", out.display()),
         ],
     };
-    let pipeline = load_text(PIPELINE, "ingest.toml", &pipeline, &builtin::registry()).map_err(
+    let mut pipeline = load_text(PIPELINE, "ingest.toml", &pipeline, &builtin::registry()).map_err(
         |failure| match failure {
             LoadFailure::Error(error) => error,
             LoadFailure::Diagnostics(diagnostics) => Error::config(diagnostics.to_string()),
         },
     )?;
+    if log {
+        // Set behind the check, which refuses a log over QoS 0: its cost there is a figure, not a promise.
+        pipeline.settings.log = LogMode::On;
+    }
     let (messages, seconds) = runtime()?.block_on(async {
         let running = start(pipeline).await?;
         let mut first = None;

@@ -45,7 +45,7 @@ const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// Arguments of `tidegate demo`.
 #[derive(Debug, Clone, Args)]
 #[command(
-    after_help = "Exit code 1: the broker of --broker is not there, or went away for good. Exit code 3: an \
+    after_help = "Example:\n  tidegate demo --seed 7 --out results\n\nExit code 1: the broker of --broker is not there, or went away for good. Exit code 3: an \
                   injected fault went unfound, or there were more false alarms than 0.5 per device-hour of the \
                   plant's time."
 )]

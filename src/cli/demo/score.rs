@@ -118,6 +118,9 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "\nSummary")?;
         writeln!(f, "  messages    {} published, {} received over MQTT", self.sent, self.messages)?;
+        if self.sent > self.messages {
+            writeln!(f, "  LOST        {} messages did not arrive", self.sent - self.messages)?;
+        }
         writeln!(
             f,
             "  windows     {} of {PRESSES} presses, plant time {SPEED} × wall-clock time",

@@ -65,7 +65,8 @@ pub struct DetectConfig {
     /// Rows with a score above this are anomalies. Without it 6 for `robust_z`, and for a model its own.
     #[serde(default)]
     threshold: Option<f64>,
-    /// For models: which code computes them. All give the same scores, bit for bit.
+    /// For models: which code computes them. All give the same scores, bit for bit. To compare their cost, replay with
+    /// `--set operator.NAME.kernel=scalar`.
     #[serde(default)]
     kernel: Option<KernelName>,
     /// For `robust_z`: after this long in event time a value counts half. `"10m"` without it. The memory is never
