@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, warn};
 
+use super::activity::Held;
 use super::durable::{Checkpoints, Saved};
 use super::metrics::PipelineMetrics;
 use super::wire::{Arrival, Report, SinkOrder, Stamped};
@@ -116,6 +117,7 @@ impl Coordinator {
         loop {
             self.begin_waiting();
             self.send_outbox()?;
+            self.metrics.held.stay(self.held() as u16);
             match self.wake().await {
                 Wake::Report(report) => self.report(report)?,
                 Wake::Request(Some(request)) => self.waiting.push_back(request),
@@ -158,6 +160,18 @@ impl Coordinator {
             arrival = lines.arrivals.recv(), if taking => Wake::Arrival(arrival),
             () = sleep_until(at), if idle && at.is_some() => Wake::Timer,
             Ok(()) = lines.deadline.changed(), if idle => Wake::Room,
+        }
+    }
+
+    /// What keeps rows from being taken.
+    fn held(&self) -> Held {
+        let sequencer = &self.sequencer;
+        match () {
+            () if sequencer.takes() => Held::Free,
+            () if sequencer.is_stopping() => Held::Stopping,
+            () if sequencer.is_tight() => Held::LogFull,
+            () if sequencer.waiting() > 0 => Held::RecordsBefore,
+            () => Held::FirstCheckpoint,
         }
     }
 

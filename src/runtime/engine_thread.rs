@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
+use super::activity::{Activity, EngineDoes};
 use super::wire::{Delivery, Report, Stamped};
 use crate::core::engine::NodeStats;
 use crate::core::{DeliveryId, Effect, Engine, Event, ModelId};
@@ -43,6 +44,8 @@ pub struct EngineLines {
     pub deadline: watch::Sender<Option<Duration>>,
     /// The published counts.
     pub stats: Arc<Mutex<EngineStats>>,
+    /// What this thread does.
+    pub does: Arc<Activity>,
 }
 
 /// Starts the thread. It ends when its feed closes, a sink is gone, or the engine fails.
@@ -83,6 +86,7 @@ fn drive(mut engine: Engine, mut lines: EngineLines) -> Result<()> {
             Err(mpsc::error::TryRecvError::Disconnected) => break,
             Err(mpsc::error::TryRecvError::Empty) => {
                 publish(&engine, &mut stats, &lines);
+                lines.does.begin(EngineDoes::Idle.number());
                 match lines.feed.blocking_recv() {
                     Some(stamped) => stamped,
                     None => break,
@@ -91,6 +95,7 @@ fn drive(mut engine: Engine, mut lines: EngineLines) -> Result<()> {
         };
         stats.offset = stamped.offset;
         let started = Instant::now();
+        lines.does.begin_at(EngineDoes::Works.number(), started);
         let going = handle(&mut engine, stamped, &lines)?;
         stats.call_max = stats.call_max.max(started.elapsed());
         if !going {
@@ -125,7 +130,7 @@ fn handle(engine: &mut Engine, stamped: Stamped, lines: &EngineLines) -> Result<
                     Event::Barrier(barrier) => Delivery::Barrier(barrier.epoch),
                     Event::End => Delivery::End,
                 };
-                lines.sinks[sink].blocking_send(delivery).is_ok()
+                give(lines, sink, delivery)
             }
             Effect::Snapshot(snapshot) => lines.reports.send(Report::Snapshot(snapshot)).is_ok(),
             Effect::Rejected { epoch, node, error } => {
@@ -139,6 +144,20 @@ fn handle(engine: &mut Engine, stamped: Stamped, lines: &EngineLines) -> Result<
     let deadline = engine.deadline();
     lines.deadline.send_if_modified(|known| std::mem::replace(known, deadline) != deadline);
     Ok(true)
+}
+
+/// Hands a delivery over, waiting for a sink that is full; false when it is gone.
+fn give(lines: &EngineLines, sink: usize, delivery: Delivery) -> bool {
+    match lines.sinks[sink].try_send(delivery) {
+        Ok(()) => true,
+        Err(mpsc::error::TrySendError::Closed(_)) => false,
+        Err(mpsc::error::TrySendError::Full(delivery)) => {
+            lines.does.begin(EngineDoes::WaitsForSink(sink).number());
+            let given = lines.sinks[sink].blocking_send(delivery).is_ok();
+            lines.does.begin(EngineDoes::Works.number());
+            given
+        }
+    }
 }
 
 fn publish(engine: &Engine, stats: &mut EngineStats, lines: &EngineLines) {

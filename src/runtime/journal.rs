@@ -4,11 +4,13 @@
 //! tells the coordinator, which lets the sources acknowledge, and only then hands the records to the engine. At
 //! the start it first hands on what the log holds behind the checkpoint.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
+use super::activity::{Activity, JournalDoes};
 use super::wire::{Report, Stamped};
 use crate::core::{Position, Record};
 use crate::error::{Error, Kind, Result};
@@ -36,6 +38,8 @@ pub struct JournalLines {
     pub reports: mpsc::UnboundedSender<Report>,
     /// What was replayed, once.
     pub replayed: oneshot::Sender<Replayed>,
+    /// What this thread does.
+    pub does: Arc<Activity>,
 }
 
 /// Starts the journal's thread.
@@ -56,7 +60,7 @@ pub fn spawn(log: Log, replay: Replay, lines: JournalLines) -> Result<std::threa
 
 fn drive(mut log: Log, replay: Replay, mut lines: JournalLines) -> Result<()> {
     // What was in doubt when the log was opened is safe before anything follows from it.
-    sync(&mut log);
+    sync(&mut log, &lines.does);
     let Some(replayed) = give_again(&mut log, replay, &lines.engine)? else { return Ok(()) };
     if lines.replayed.send(replayed).is_err() {
         return Ok(());
@@ -79,11 +83,13 @@ fn drive(mut log: Log, replay: Replay, mut lines: JournalLines) -> Result<()> {
             remove(&mut log, offset);
         }
         let mut positions: Vec<(usize, Position)> = Vec::new();
+        lines.does.begin(JournalDoes::Writes as u16);
         for stamped in &group {
-            append(&mut log, stamped, &mut lines.removals)?;
+            append(&mut log, stamped, &mut lines.removals, &lines.does)?;
             note_position(stamped, &mut positions);
         }
-        let below = sync(&mut log);
+        let below = sync(&mut log, &lines.does);
+        lines.does.begin(JournalDoes::Idle as u16);
         let grown_bytes = log.grown_bytes() - std::mem::replace(&mut told_bytes, log.grown_bytes());
         let report = Report::Synced { below, positions, grown_bytes, log_bytes: log.bytes() };
         if lines.reports.send(report).is_err() {
@@ -108,7 +114,12 @@ fn note_position(stamped: &Stamped, positions: &mut Vec<(usize, Position)>) {
 
 /// Appends a record; waits while the log is full or the disk fails. The record is not acknowledged meanwhile, so
 /// nothing is lost and the sources are held back.
-fn append(log: &mut Log, stamped: &Stamped, removals: &mut mpsc::UnboundedReceiver<u64>) -> Result<()> {
+fn append(
+    log: &mut Log,
+    stamped: &Stamped,
+    removals: &mut mpsc::UnboundedReceiver<u64>,
+    does: &Activity,
+) -> Result<()> {
     let mut told = false;
     loop {
         match journal::append(log, stamped) {
@@ -118,7 +129,8 @@ fn append(log: &mut Log, stamped: &Stamped, removals: &mut mpsc::UnboundedReceiv
                     warn!(%error, "the log is full; sources wait for the sinks");
                 }
                 // What is in memory must reach the engine's side of the log before room can come.
-                sync(log);
+                sync(log, does);
+                does.stay(JournalDoes::Full as u16);
                 match removals.blocking_recv() {
                     Some(offset) => remove(log, offset),
                     None => return Err(error),
@@ -128,6 +140,7 @@ fn append(log: &mut Log, stamped: &Stamped, removals: &mut mpsc::UnboundedReceiv
                 if !std::mem::replace(&mut told, true) {
                     warn!(%error, "the log cannot be written; trying again");
                 }
+                does.stay(JournalDoes::Fails as u16);
                 std::thread::sleep(RETRY_AFTER);
             }
             Err(error) => return Err(error),
@@ -135,7 +148,7 @@ fn append(log: &mut Log, stamped: &Stamped, removals: &mut mpsc::UnboundedReceiv
     }
 }
 
-fn sync(log: &mut Log) -> u64 {
+fn sync(log: &mut Log, does: &Activity) -> u64 {
     let mut told = false;
     loop {
         match log.sync() {
@@ -144,6 +157,7 @@ fn sync(log: &mut Log) -> u64 {
                 if !std::mem::replace(&mut told, true) {
                     warn!(%error, "the log cannot be synced; nothing is acknowledged until it can");
                 }
+                does.stay(JournalDoes::Fails as u16);
                 std::thread::sleep(RETRY_AFTER);
             }
         }

@@ -1,10 +1,12 @@
 //! The tokio shell around the engine: tasks for sources and sinks, one thread per engine, the coordinator.
 
+pub mod activity;
 pub mod admin;
 pub mod broker;
 pub mod coordinator;
 pub mod durable;
 pub mod engine_thread;
+pub mod health;
 pub mod journal;
 pub mod metrics;
 pub mod models;
@@ -12,4 +14,5 @@ pub mod pipeline;
 pub mod sampling;
 pub mod sink_task;
 pub mod source_task;
+pub mod systemd;
 pub mod wire;

@@ -14,6 +14,7 @@ use super::admin::Served;
 use super::coordinator::{Coordinator, CoordinatorLines, Request, Settings};
 use super::durable::DataDir;
 use super::engine_thread::{self, EngineLines};
+use super::health::PipelineHealth;
 use super::journal::{self, JournalLines};
 use super::metrics::PipelineMetrics;
 use super::models::Models;
@@ -72,7 +73,12 @@ pub async fn start_in(pipeline: Pipeline, mut data: Option<DataDir>) -> Result<R
     let sink_names: Vec<String> = sinks.iter().map(|sink| sink.name.clone()).collect();
     let connected = sources.iter().map(|source| source.connected.clone()).collect();
     let metrics = PipelineMetrics::new(&settings.name, source_names.clone(), sink_names.clone());
-    let metrics = Arc::new(metrics.with_connected(connected));
+    let metrics = Arc::new(
+        metrics
+            .with_connected(connected)
+            .with_checkpoint(settings.checkpoint.0)
+            .with_log(has_log && data.is_some()),
+    );
 
     let mut recovered = match &mut data {
         Some(data) => data.recover()?,
@@ -99,7 +105,7 @@ pub async fn start_in(pipeline: Pipeline, mut data: Option<DataDir>) -> Result<R
     let (deadline, deadline_in) = watch::channel(None);
     let mut tasks = Tasks::default();
     let (deliveries, orders) =
-        start_sinks(sinks, &recovered.sinks, settings.queue, &reports, &metrics, &mut tasks.sinks);
+        start_sinks(sinks, &recovered.sinks, settings.queue, &reports, &metrics, &mut tasks.sinks)?;
 
     let positions: Vec<Option<Position>> =
         source_names.iter().map(|name| recovered.sources.get(name).cloned()).collect();
@@ -114,6 +120,7 @@ pub async fn start_in(pipeline: Pipeline, mut data: Option<DataDir>) -> Result<R
         reports: reports.clone(),
         deadline,
         stats: Arc::clone(&metrics.engine),
+        does: Arc::clone(&metrics.engine_does),
     };
     let log_options =
         LogOptions { offset_min: recovered.log_offset, bytes_max: LOG_BYTES_MAX, ..LogOptions::default() };
@@ -144,6 +151,7 @@ pub async fn start_in(pipeline: Pipeline, mut data: Option<DataDir>) -> Result<R
                 engine: engine_feed,
                 reports: reports.clone(),
                 replayed,
+                does: Arc::clone(&metrics.journal_does),
             };
             journal::spawn(log, replay, lines)?;
             wait_for_replay(replayed_in).await?
@@ -154,6 +162,13 @@ pub async fn start_in(pipeline: Pipeline, mut data: Option<DataDir>) -> Result<R
         }
     };
 
+    for vitals in sources.iter().filter_map(|source| source.vitals.as_ref()) {
+        let metrics = Arc::downgrade(&metrics);
+        let ask = move || {
+            metrics.upgrade().map_or_else(Vec::new, |metrics| PipelineHealth::of(&metrics, true).problems)
+        };
+        let _ = vitals.set(Box::new(ask));
+    }
     let (arrivals, arrivals_in) = mpsc::channel(settings.queue);
     let (requests, requests_in) = mpsc::channel(REQUESTS_MAX);
     let companions = companions(&sources);
@@ -276,7 +291,7 @@ fn start_sinks(
     reports: &mpsc::UnboundedSender<super::wire::Report>,
     metrics: &Arc<PipelineMetrics>,
     tasks: &mut Vec<JoinHandle<()>>,
-) -> SinkChannels {
+) -> Result<SinkChannels> {
     let mut channels = (Vec::new(), Vec::new());
     for (index, planned) in sinks.into_iter().enumerate() {
         let (deliveries, deliveries_in) = mpsc::channel(queue);
@@ -292,9 +307,9 @@ fn start_sinks(
             reports: reports.clone(),
             counters: Arc::clone(&metrics.sinks[index]),
         };
-        tasks.push(tokio::spawn(sink_task::run(planned.sink, lines)));
+        tasks.push(sink_task::spawn(planned.sink, planned.network, lines)?);
     }
-    channels
+    Ok(channels)
 }
 
 fn start_sources(

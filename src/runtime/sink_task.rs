@@ -5,12 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::wire::{Delivery, Report, SinkOrder, report_failure};
 use crate::core::{Count, Position, Sink};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// How long rows may stay in a sink's buffer, where a reader of a file does not see them.
 const SHOW_AFTER: Duration = Duration::from_millis(10);
@@ -50,6 +52,30 @@ pub struct SinkLines {
     pub reports: mpsc::UnboundedSender<Report>,
     /// What it has taken.
     pub counters: Arc<SinkCounters>,
+}
+
+/// Starts a sink. One that talks to a peer waits as a task among others. Any other is held up by the system itself, in a
+/// write to a pipe that nobody reads or to a file system that hangs, and has a thread of its own for that: nothing
+/// else stands still with it. The task ends with the sink.
+///
+/// # Errors
+/// If the system gives no thread.
+pub fn spawn(sink: Box<dyn Sink>, network: bool, lines: SinkLines) -> Result<JoinHandle<()>> {
+    if network {
+        return Ok(tokio::spawn(run(sink, lines)));
+    }
+    let runtime = Handle::current();
+    let (ended, end) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("sink".to_owned())
+        .spawn(move || {
+            runtime.block_on(run(sink, lines));
+            let _ = ended.send(());
+        })
+        .map_err(|error| Error::io("starting a sink's thread", &error))?;
+    Ok(tokio::spawn(async move {
+        let _ = end.await;
+    }))
 }
 
 /// Runs a sink until it is told to close, fails, or nobody writes any more.
