@@ -2,16 +2,19 @@
 //!
 //! ```text
 //! tag u8 │ mono µs varint │ wall µs zigzag varint │ by tag:
-//!   1 raw batch    input varint │ position text │ rows varint │ topics varint │ topic text …
+//!   1 raw batch    source text │ position text │ rows varint │ topics varint │ topic text …
 //!                  │ packed topic numbers │ packed payload lengths │ first arrival zigzag varint
 //!                  │ packed zigzag arrival steps │ payloads, one after the other
-//!   2 other batch  input varint │ position text │ CRC-32 │ Arrow IPC stream
-//!   3 end          input varint
+//!   2 other batch  source text │ position text │ CRC-32 │ Arrow IPC stream
+//!   3 end          source text
 //!   4 tick
 //!   5 barrier      epoch varint │ change: 0, or 1 and the bytes to the end
 //! text   = length varint │ UTF-8
 //! packed = width u8 (1, 2, 4 or 8 bytes a number) │ the numbers, little-endian
 //! ```
+//!
+//! Records name their source: a pipeline whose sources have changed, or another one, finds for each record the source that
+//! it belongs to, whatever came before it in the log.
 //!
 //! Raw batches are what a gateway writes all day, so they have a form of their own: a topic once, a byte or two for
 //! what a message has besides, the payloads in one copy. Columns are packed to the width of their largest number:
@@ -61,8 +64,8 @@ pub struct LogRecord {
 pub enum RecordKind {
     /// Rows of a source.
     Batch {
-        /// The source's number in the graph.
-        input: u32,
+        /// The source's name in the pipeline file.
+        source: String,
         /// The source's own name for the place behind this batch, to resume from.
         position: String,
         /// The rows.
@@ -70,8 +73,8 @@ pub enum RecordKind {
     },
     /// A source has come to its end.
     End {
-        /// The source's number in the graph.
-        input: u32,
+        /// The source's name in the pipeline file.
+        source: String,
     },
     /// Time has passed.
     Tick,
@@ -107,12 +110,12 @@ impl LogRecord {
     /// [`Data`](crate::Kind::Data) for a batch that Arrow IPC cannot write.
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<()> {
         match &self.kind {
-            RecordKind::Batch { input, position, batch } => {
-                return encode_batch(self.now, *input, position, batch, out);
+            RecordKind::Batch { source, position, batch } => {
+                return encode_batch(self.now, source, position, batch, out);
             }
-            RecordKind::End { input } => {
+            RecordKind::End { source } => {
                 put_head(out, TAG_END, self.now);
-                put_varint(out, u64::from(*input));
+                put_bytes(out, source.as_bytes());
             }
             RecordKind::Tick => put_head(out, TAG_TICK, self.now),
             RecordKind::Barrier { epoch, change } => {
@@ -145,14 +148,14 @@ impl LogRecord {
 /// [`Data`](crate::Kind::Data) for a batch that Arrow IPC cannot write.
 pub fn encode_batch(
     now: Stamp,
-    input: u32,
+    source: &str,
     position: &str,
     batch: &RecordBatch,
     out: &mut Vec<u8>,
 ) -> Result<()> {
     let raw = RawColumns::of(batch);
     put_head(out, if raw.is_some() { TAG_RAW_BATCH } else { TAG_OTHER_BATCH }, now);
-    put_varint(out, u64::from(input));
+    put_bytes(out, source.as_bytes());
     put_bytes(out, position.as_bytes());
     match raw {
         Some(columns) => {
@@ -179,12 +182,12 @@ fn decode(wire: &mut Wire) -> Result<LogRecord> {
     let wall_us = wire.varint().map(unzigzag).ok_or_else(ends_early("wall time"))?;
     let kind = match tag {
         TAG_RAW_BATCH | TAG_OTHER_BATCH => {
-            let input = decode_input(wire)?;
+            let source = decode_source(wire)?;
             let position = wire.text().ok_or_else(ends_early("position"))?.to_owned();
             let batch = if tag == TAG_RAW_BATCH { decode_raw(wire)? } else { decode_ipc(wire)? };
-            RecordKind::Batch { input, position, batch }
+            RecordKind::Batch { source, position, batch }
         }
-        TAG_END => RecordKind::End { input: decode_input(wire)? },
+        TAG_END => RecordKind::End { source: decode_source(wire)? },
         TAG_TICK => RecordKind::Tick,
         TAG_BARRIER => {
             let epoch = wire.varint().ok_or_else(ends_early("epoch"))?;
@@ -204,8 +207,8 @@ fn decode(wire: &mut Wire) -> Result<LogRecord> {
     Ok(LogRecord { now: Stamp { mono_us, wall_us }, kind })
 }
 
-fn decode_input(wire: &mut Wire) -> Result<u32> {
-    wire.varint().and_then(|input| u32::try_from(input).ok()).ok_or_else(ends_early("input"))
+fn decode_source(wire: &mut Wire) -> Result<String> {
+    wire.text().map(str::to_owned).ok_or_else(ends_early("source"))
 }
 
 /// The columns of a batch in the raw schema.
@@ -470,7 +473,7 @@ mod tests {
     }
 
     fn batch_record(batch: RecordBatch) -> LogRecord {
-        let kind = RecordKind::Batch { input: 3, position: "packet 17".to_owned(), batch };
+        let kind = RecordKind::Batch { source: "plant".to_owned(), position: "packet 17".to_owned(), batch };
         LogRecord { now: NOW, kind }
     }
 
@@ -483,15 +486,27 @@ mod tests {
     #[test]
     fn every_kind_comes_back() {
         let kinds = [
-            RecordKind::End { input: u32::MAX },
+            RecordKind::End { source: String::new() },
             RecordKind::Tick,
             RecordKind::Barrier { epoch: 7, change: None },
             RecordKind::Barrier { epoch: u64::MAX, change: Some(Vec::new()) },
             RecordKind::Barrier { epoch: 8, change: Some(b"model".to_vec()) },
-            RecordKind::Batch { input: 0, position: String::new(), batch: other_batch() },
-            RecordKind::Batch { input: 0, position: String::new(), batch: other_batch().slice(1, 1) },
-            RecordKind::Batch { input: 0, position: String::new(), batch: other_batch().slice(0, 0) },
-            RecordKind::Batch { input: 1, position: "ä".to_owned(), batch: raw_batch(&["a"], &[]) },
+            RecordKind::Batch { source: "a".to_owned(), position: String::new(), batch: other_batch() },
+            RecordKind::Batch {
+                source: "a".to_owned(),
+                position: String::new(),
+                batch: other_batch().slice(1, 1),
+            },
+            RecordKind::Batch {
+                source: "a".to_owned(),
+                position: String::new(),
+                batch: other_batch().slice(0, 0),
+            },
+            RecordKind::Batch {
+                source: "b".to_owned(),
+                position: "ä".to_owned(),
+                batch: raw_batch(&["a"], &[]),
+            },
         ];
         for kind in kinds {
             for wall_us in [i64::MIN, -1, 0, NOW.wall_us, i64::MAX] {
