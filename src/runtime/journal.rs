@@ -14,7 +14,7 @@ use super::activity::{Activity, JournalDoes};
 use super::wire::{Report, Stamped};
 use crate::core::{Position, Record};
 use crate::error::{Error, Kind, Result};
-use crate::store::journal::{self, Replay, Replayed};
+use crate::store::journal::{Replay, Replayed, Writer};
 use crate::store::log::Log;
 
 /// How long to wait before a failed write or sync is tried again.
@@ -46,19 +46,24 @@ pub struct JournalLines {
 ///
 /// # Errors
 /// If the system gives no thread.
-pub fn spawn(log: Log, replay: Replay, lines: JournalLines) -> Result<std::thread::JoinHandle<()>> {
+pub fn spawn(
+    log: Log,
+    writer: Writer,
+    replay: Replay,
+    lines: JournalLines,
+) -> Result<std::thread::JoinHandle<()>> {
     std::thread::Builder::new()
         .name("journal".to_owned())
         .spawn(move || {
             let reports = lines.reports.clone();
-            if let Err(error) = drive(log, replay, lines) {
+            if let Err(error) = drive(log, writer, replay, lines) {
                 let _ = reports.send(Report::Failed(error));
             }
         })
         .map_err(|error| Error::io("starting the journal thread", &error))
 }
 
-fn drive(mut log: Log, replay: Replay, mut lines: JournalLines) -> Result<()> {
+fn drive(mut log: Log, mut writer: Writer, replay: Replay, mut lines: JournalLines) -> Result<()> {
     // What was in doubt when the log was opened is safe before anything follows from it.
     sync(&mut log, &lines.does);
     let Some(replayed) = give_again(&mut log, replay, &lines.engine)? else { return Ok(()) };
@@ -85,7 +90,7 @@ fn drive(mut log: Log, replay: Replay, mut lines: JournalLines) -> Result<()> {
         let mut positions: Vec<(usize, Position)> = Vec::new();
         lines.does.begin(JournalDoes::Writes as u16);
         for stamped in &group {
-            append(&mut log, stamped, &mut lines.removals, &lines.does)?;
+            append(&mut log, &mut writer, stamped, &mut lines.removals, &lines.does)?;
             note_position(stamped, &mut positions);
         }
         let below = sync(&mut log, &lines.does);
@@ -116,13 +121,14 @@ fn note_position(stamped: &Stamped, positions: &mut Vec<(usize, Position)>) {
 /// nothing is lost and the sources are held back.
 fn append(
     log: &mut Log,
+    writer: &mut Writer,
     stamped: &Stamped,
     removals: &mut mpsc::UnboundedReceiver<u64>,
     does: &Activity,
 ) -> Result<()> {
     let mut told = false;
     loop {
-        match journal::append(log, stamped) {
+        match writer.append(log, stamped) {
             Ok(()) => return Ok(()),
             Err(error) if error.kind == Kind::Unavailable => {
                 if !std::mem::replace(&mut told, true) {
@@ -184,6 +190,13 @@ fn give_again(log: &mut Log, mut replay: Replay, engine: &mpsc::Sender<Stamped>)
             records = damages.records,
             stretches = damages.stretches,
             "damaged records in the log were skipped"
+        );
+    }
+    for (source, records) in &replayed.without_place {
+        warn!(
+            source,
+            records,
+            "records in the log are of a source that this pipeline does not have; they are passed over"
         );
     }
     for model in &replayed.forgotten {

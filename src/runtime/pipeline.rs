@@ -26,7 +26,7 @@ use crate::config::{Pipeline, PlannedSink, PlannedSource};
 use crate::core::{Engine, Graph, ModelSlot, Position, Restored, SequencerSettings, Snapshot};
 use crate::error::{Error, Result};
 use crate::store::LogOptions;
-use crate::store::journal::{Replay, ReplayFrom, Replayed};
+use crate::store::journal::{Replay, ReplayFrom, Replayed, Writer};
 use crate::store::log::Log;
 use crate::store::recovery::Recovered;
 
@@ -124,7 +124,13 @@ pub async fn start_in(pipeline: Pipeline, mut data: Option<DataDir>) -> Result<R
     };
     let log_options =
         LogOptions { offset_min: recovered.log_offset, bytes_max: LOG_BYTES_MAX, ..LogOptions::default() };
-    let from = ReplayFrom { offset: recovered.log_offset, epoch: recovered.epoch, positions, mono };
+    let from = ReplayFrom {
+        offset: recovered.log_offset,
+        epoch: recovered.epoch,
+        sources: source_names.clone(),
+        positions,
+        mono,
+    };
     let replayed = match &data {
         Some(data) if has_log => {
             // The journal holds a group of its own; more need not wait in between.
@@ -153,7 +159,7 @@ pub async fn start_in(pipeline: Pipeline, mut data: Option<DataDir>) -> Result<R
                 replayed,
                 does: Arc::clone(&metrics.journal_does),
             };
-            journal::spawn(log, replay, lines)?;
+            journal::spawn(log, Writer::new(source_names.clone()), replay, lines)?;
             wait_for_replay(replayed_in).await?
         }
         _ => {

@@ -9,7 +9,7 @@ use super::shell::{QUEUE, Report, Shell};
 use super::world::Bug;
 use crate::Kind;
 use crate::core::{Position, Record, Stamped};
-use crate::store::journal::{self, Replay, ReplayFrom};
+use crate::store::journal::{Replay, ReplayFrom, Writer};
 use crate::store::recovery::Recovered;
 use crate::store::{Log, LogOptions, Store};
 
@@ -33,6 +33,7 @@ enum Stage {
 /// The journal of one process.
 pub(super) struct Journal {
     pub log: Log,
+    writer: Writer,
     replay: Option<Replay>,
     stage: Stage,
     group: VecDeque<Stamped>,
@@ -123,9 +124,11 @@ impl Journal {
         around.accepted.split_off(&log.next_offset());
         let recall = Box::new(|_: &str, id: &str| plant::recall_model(id));
         let told_bytes = log.grown_bytes();
+        let writer = Writer::new(from.sources.clone());
         let replay = Some(Replay::new(&log, from, recall));
         Ok(Self {
             log,
+            writer,
             replay,
             stage: Stage::Gather,
             group: VecDeque::new(),
@@ -145,7 +148,7 @@ impl Journal {
     /// Appends the rest of the group; it stays where it is while the log is full or the disk fails.
     fn append(&mut self, around: &mut Surroundings, removals: &mut VecDeque<u64>) -> Step {
         while let Some(stamped) = self.group.get(self.appended) {
-            match journal::append(&mut self.log, stamped) {
+            match self.writer.append(&mut self.log, stamped) {
                 Ok(()) => {
                     if let (Record::Batch { input, .. }, Some(position)) =
                         (&stamped.record, &stamped.position)

@@ -88,6 +88,7 @@ impl Shell {
         let mut from = ReplayFrom {
             offset: recovered.log_offset,
             epoch: recovered.epoch,
+            sources: SOURCES.map(str::to_owned).into(),
             positions: SOURCES.iter().map(|name| recovered.sources.get(*name).cloned()).collect(),
             mono: recovered.snapshot.as_ref().map_or(Duration::ZERO, |snapshot| snapshot.now.mono),
         };

@@ -3,6 +3,7 @@
 //!
 //! The runtime's journal thread and the simulated world run this same code.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,20 +34,47 @@ enum LoggedChange {
     },
 }
 
-/// Appends a record under its own offset. It is durable after the next sync.
-///
-/// # Errors
-/// As [`Log::append_with`], with the log unchanged; and [`State`](crate::Kind::State) when the log and the record do
-/// not agree on the offset, which cannot be helped.
-pub fn append(log: &mut Log, stamped: &Stamped) -> Result<()> {
-    let offset = log.append_with(|out| encode(stamped, out))?;
-    if offset == stamped.offset {
-        return Ok(());
-    }
-    Err(Error::state(format!("the log gave offset {offset} to record {}", stamped.offset)))
+/// Writes records, each with the name of its source.
+#[derive(Debug)]
+pub struct Writer {
+    /// The names of the graph's inputs; they change where a record changes the graph.
+    sources: Vec<String>,
 }
 
-fn encode(stamped: &Stamped, out: &mut Vec<u8>) -> Result<()> {
+impl Writer {
+    /// For a graph whose inputs have these names.
+    #[must_use]
+    pub fn new(sources: Vec<String>) -> Self {
+        Self { sources }
+    }
+
+    /// Appends a record under its own offset. It is durable after the next sync. Records behind one that brings another
+    /// graph are of that graph's sources.
+    ///
+    /// # Errors
+    /// As [`Log::append_with`], with the log unchanged; and [`State`](crate::Kind::State) when the log and the record
+    /// do not agree on the offset, which cannot be helped.
+    pub fn append(&mut self, log: &mut Log, stamped: &Stamped) -> Result<()> {
+        let offset = log.append_with(|out| encode(stamped, &self.sources, out))?;
+        if offset != stamped.offset {
+            return Err(Error::state(format!("the log gave offset {offset} to record {}", stamped.offset)));
+        }
+        if let Record::Barrier(Barrier { change: Some(change), .. }) = &stamped.record
+            && let Change::Graph(graph) = change.as_ref()
+            && let Ok(graph) = graph.lock()
+            && let Some(graph) = graph.as_ref()
+        {
+            self.sources.clone_from(&graph.inputs);
+        }
+        Ok(())
+    }
+}
+
+fn encode(stamped: &Stamped, sources: &[String], out: &mut Vec<u8>) -> Result<()> {
+    let name_of = |input: usize| {
+        let missing = || Error::state(format!("record {} is of no source of the graph", stamped.offset));
+        sources.get(input).map(String::as_str).ok_or_else(missing)
+    };
     let now = Stamp {
         mono_us: u64::try_from(stamped.now.mono.as_micros()).unwrap_or(u64::MAX),
         wall_us: stamped.now.wall.micros(),
@@ -54,9 +82,9 @@ fn encode(stamped: &Stamped, out: &mut Vec<u8>) -> Result<()> {
     let kind = match &stamped.record {
         Record::Batch { input, batch } => {
             let position = stamped.position.as_ref().map_or("", |position| position.0.as_str());
-            return encode_batch(now, *input as u32, position, batch, out);
+            return encode_batch(now, name_of(*input)?, position, batch, out);
         }
-        Record::End { input } => RecordKind::End { input: *input as u32 },
+        Record::End { input } => RecordKind::End { source: name_of(*input)?.to_owned() },
         Record::Tick => RecordKind::Tick,
         Record::Barrier(barrier) => {
             let change = match barrier.change.as_deref() {
@@ -83,7 +111,9 @@ pub struct ReplayFrom {
     pub offset: u64,
     /// The epoch of the checkpoint; 0 where there is none.
     pub epoch: Epoch,
-    /// Positions of the sources at the checkpoint.
+    /// The names of the graph's inputs: records are given to the source of their name.
+    pub sources: Vec<String>,
+    /// Positions of the sources at the checkpoint, in the same order.
     pub positions: Vec<Option<Position>>,
     /// Monotonic time of the checkpoint.
     pub mono: Duration,
@@ -102,6 +132,8 @@ pub struct Replayed {
     pub damages: Damages,
     /// Models that could not be brought back, and why; the engine goes on without these changes.
     pub forgotten: Vec<String>,
+    /// Records of sources that the pipeline does not have, by the source's name: they were passed over.
+    pub without_place: BTreeMap<String, u64>,
 }
 
 impl Replayed {
@@ -115,7 +147,14 @@ impl Replayed {
             anchored: from.epoch > Epoch(0),
             ..Start::default()
         };
-        Self { start, mono: from.mono, records: 0, damages: Damages::default(), forgotten: Vec::new() }
+        Self {
+            start,
+            mono: from.mono,
+            records: 0,
+            damages: Damages::default(),
+            forgotten: Vec::new(),
+            without_place: BTreeMap::new(),
+        }
     }
 }
 
@@ -123,42 +162,48 @@ impl Replayed {
 pub struct Replay {
     cursor: Cursor,
     recall: Recall,
+    sources: Vec<String>,
     so_far: Replayed,
 }
 
 impl Replay {
     /// Begins behind a checkpoint.
-    pub fn new(log: &Log, from: ReplayFrom, recall: Recall) -> Self {
-        Self { cursor: log.read(from.offset), recall, so_far: Replayed::nothing(from) }
+    pub fn new(log: &Log, mut from: ReplayFrom, recall: Recall) -> Self {
+        let sources = std::mem::take(&mut from.sources);
+        Self { cursor: log.read(from.offset), recall, sources, so_far: Replayed::nothing(from) }
     }
 
-    /// The next record for the engine; `None` at the end of the log.
+    /// The next record for the engine; `None` at the end of the log. Records of sources that the pipeline does not have
+    /// are counted and passed over.
     ///
     /// # Errors
-    /// If the log cannot be read, a record cannot be understood, or it belongs to a source that is not there.
+    /// If the log cannot be read or a record cannot be understood.
     pub fn next(&mut self, log: &mut Log) -> Result<Option<Stamped>> {
-        let Some((offset, bytes)) = self.cursor.next(log)? else { return Ok(None) };
-        let logged = LogRecord::decode(bytes)?;
-        let now =
-            Now { mono: Duration::from_micros(logged.now.mono_us), wall: EventTime(logged.now.wall_us) };
-        self.so_far.mono = self.so_far.mono.max(now.mono);
-        self.so_far.records += 1;
-        self.so_far.start.records_since_cut += 1;
-        let record = match logged.kind {
-            RecordKind::Batch { input, position, batch } => {
-                let input = input as usize;
-                *self.place_of(input)? = Some(Position(position));
-                Record::Batch { input, batch }
-            }
-            RecordKind::End { input } => {
-                let input = input as usize;
-                self.place_of(input)?;
-                Record::End { input }
-            }
-            RecordKind::Tick => Record::Tick,
-            RecordKind::Barrier { epoch, change } => self.barrier(offset, Epoch(epoch), change)?,
-        };
-        Ok(Some(Stamped { offset, now, record, position: None }))
+        loop {
+            let Some((offset, bytes)) = self.cursor.next(log)? else { return Ok(None) };
+            let logged = LogRecord::decode(bytes)?;
+            let now =
+                Now { mono: Duration::from_micros(logged.now.mono_us), wall: EventTime(logged.now.wall_us) };
+            self.so_far.mono = self.so_far.mono.max(now.mono);
+            self.so_far.records += 1;
+            self.so_far.start.records_since_cut += 1;
+            let record = match logged.kind {
+                RecordKind::Batch { source, position, batch } => {
+                    let Some(input) = self.place_of(source) else { continue };
+                    if let Some(place) = self.so_far.start.positions.get_mut(input) {
+                        *place = Some(Position(position));
+                    }
+                    Record::Batch { input, batch }
+                }
+                RecordKind::End { source } => {
+                    let Some(input) = self.place_of(source) else { continue };
+                    Record::End { input }
+                }
+                RecordKind::Tick => Record::Tick,
+                RecordKind::Barrier { epoch, change } => self.barrier(offset, Epoch(epoch), change)?,
+            };
+            return Ok(Some(Stamped { offset, now, record, position: None }));
+        }
     }
 
     /// What was found; the log goes on where it ends now. All of it counts as behind the last cut: where it is large,
@@ -171,15 +216,13 @@ impl Replay {
         self.so_far
     }
 
-    fn place_of(&mut self, input: usize) -> Result<&mut Option<Position>> {
-        let sources = self.so_far.start.positions.len();
-        self.so_far.start.positions.get_mut(input).ok_or_else(|| {
-            Error::state(format!(
-                "the log has records of source {}, but the pipeline has only {sources}: finish the log with the \
-                 pipeline that wrote it, or remove it",
-                input + 1
-            ))
-        })
+    /// The input that takes the records of a source.
+    fn place_of(&mut self, source: String) -> Option<usize> {
+        let place = self.sources.iter().position(|name| *name == source);
+        if place.is_none() {
+            *self.so_far.without_place.entry(source).or_default() += 1;
+        }
+        place
     }
 
     fn barrier(&mut self, offset: u64, epoch: Epoch, change: Option<Vec<u8>>) -> Result<Record> {
@@ -213,7 +256,7 @@ mod tests {
     use arrow::array::RecordBatch;
 
     use super::*;
-    use crate::core::ModelId;
+    use crate::core::{Graph, ModelId};
     use crate::store::memory::Memory;
     use crate::store::{LogOptions, Store, record::raw_schema};
 
@@ -230,20 +273,26 @@ mod tests {
         Record::Barrier(Barrier { epoch: Epoch(epoch), change: change.map(Arc::new) })
     }
 
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
     fn log_of(records: Vec<Record>) -> Log {
         let (mut log, _) = Log::open(Memory::new().share(), "log", LogOptions::default()).unwrap();
+        let mut writer = Writer::new(names(&["a", "b"]));
         for (offset, record) in (0..).zip(records) {
-            append(&mut log, &stamped(offset, record)).unwrap();
+            writer.append(&mut log, &stamped(offset, record)).unwrap();
         }
         log.sync().unwrap();
         log
     }
 
-    fn replay(log: &mut Log, sources: usize) -> Result<(Vec<String>, Replayed)> {
+    fn replay(log: &mut Log, sources: &[&str]) -> Result<(Vec<String>, Replayed)> {
         let from = ReplayFrom {
             offset: 0,
             epoch: Epoch(6),
-            positions: vec![None; sources],
+            sources: names(sources),
+            positions: vec![None; sources.len()],
             mono: Duration::from_micros(3),
         };
         let recall: Recall = Box::new(|node, id| match id.starts_with("0101") {
@@ -280,7 +329,7 @@ mod tests {
             barrier(9, Some(Change::Stop)),
             Record::End { input: 1 },
         ]);
-        let (given, replayed) = replay(&mut log, 2).unwrap();
+        let (given, replayed) = replay(&mut log, &["a", "b"]).unwrap();
         let short = ModelId([1; 32]).to_string();
         assert_eq!(given[0], "rows 1 0");
         assert_eq!(
@@ -304,16 +353,37 @@ mod tests {
     }
 
     #[test]
-    fn records_of_a_source_that_is_not_there_are_refused() {
-        let mut log = log_of(vec![Record::End { input: 2 }]);
-        let error = replay(&mut log, 2).unwrap_err();
-        assert!(error.message.contains("source 3, but the pipeline has only 2"), "{error}");
+    fn records_find_their_source_by_its_name_and_those_of_no_source_are_counted() {
+        let rows = |input| Record::Batch { input, batch: RecordBatch::new_empty(raw_schema()) };
+        let mut log = log_of(vec![rows(0), rows(1), Record::End { input: 0 }, Record::Tick]);
+        let (given, replayed) = replay(&mut log, &["new", "b"]).unwrap();
+        assert_eq!(given, ["rows 1 0", "Tick"]);
+        assert_eq!(replayed.start.positions, [None, Some(Position("p1".to_owned()))]);
+        assert_eq!(replayed.without_place, BTreeMap::from([("a".to_owned(), 2)]));
+        let (given, replayed) = replay(&mut log, &["b", "a"]).unwrap();
+        assert_eq!(given, ["rows 1 0", "rows 0 0", "End { input: 1 }", "Tick"]);
+        assert!(replayed.without_place.is_empty());
+    }
+
+    #[test]
+    fn behind_another_graph_records_are_of_its_sources() {
+        let rows = |input| Record::Batch { input, batch: RecordBatch::new_empty(raw_schema()) };
+        let graph = Graph::new(names(&["c", "b"]), Vec::new(), Vec::new()).unwrap();
+        let change = Change::Graph(std::sync::Mutex::new(Some(graph)));
+        let mut log = log_of(vec![rows(0), barrier(7, Some(change)), rows(0)]);
+        let (given, replayed) = replay(&mut log, &["c", "a"]).unwrap();
+        assert_eq!((&given[0][..], &given[2][..]), ("rows 1 0", "rows 0 0"));
+        assert!(replayed.without_place.is_empty());
+        let mut log = log_of(Vec::new());
+        let error = Writer::new(names(&["a"])).append(&mut log, &stamped(0, rows(1))).unwrap_err();
+        assert_eq!(error.message, "record 0 is of no source of the graph");
+        assert_eq!(log.next_offset(), 0, "nothing was written");
     }
 
     #[test]
     fn a_record_out_of_order_is_refused() {
         let mut log = log_of(vec![Record::Tick]);
-        let error = append(&mut log, &stamped(5, Record::Tick)).unwrap_err();
+        let error = Writer::new(Vec::new()).append(&mut log, &stamped(5, Record::Tick)).unwrap_err();
         assert_eq!(error.message, "the log gave offset 1 to record 5");
     }
 }

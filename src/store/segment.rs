@@ -20,8 +20,8 @@ use crate::{Error, Result};
 
 /// Bytes before the first block.
 pub(crate) const HEAD_BYTES: u64 = 32;
-/// The format this program writes, and the newest it reads.
-const VERSION: u16 = 1;
+/// The format this program reads and writes. Version 1 numbered the sources instead of naming them.
+const VERSION: u16 = 2;
 const MAGIC: [u8; 8] = *b"tidelog\n";
 const SUFFIX: &str = ".log";
 /// Bytes looked through at a time for the block behind a damaged one.
@@ -85,9 +85,9 @@ impl SegmentId {
         }
         let mut fields = Wire(covered);
         let version = fields.array().map(|_: [u8; MAGIC.len()]| ()).and_then(|()| fields.u16()).unwrap_or(0);
-        if version > VERSION {
+        if version != VERSION {
             return Err(Error::state(format!(
-                "{path} has format version {version} and this program reads up to {VERSION}: run the version that \
+                "{path} has format version {version} and this program reads version {VERSION}: run the version that \
                  wrote it, or move the directory away to start with an empty log"
             )));
         }
@@ -201,10 +201,10 @@ mod tests {
         let mut store = Memory::new();
         store.plant(&path, id.head().to_vec());
         assert!(id.check_head(&mut store, "log").unwrap());
-        store.plant(&path, id.head_of_version(2).to_vec());
+        store.plant(&path, id.head_of_version(3).to_vec());
         let error = id.check_head(&mut store, "log").unwrap_err();
         assert_eq!(error.kind, crate::Kind::State);
-        assert!(error.message.contains("format version 2 and this program reads up to 1"), "{error}");
+        assert!(error.message.contains("format version 3 and this program reads version 2"), "{error}");
         for at in 0..HEAD_BYTES as usize {
             let mut head = id.head();
             head[at] ^= 4;
