@@ -9,6 +9,7 @@ mod fleet;
 mod receiver;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use fleet::{DEVICES, Plan, Progress, START_MS};
 
-use crate::support::{Mosquitto, TIDEGATE, free_port, lines, wait_for_port};
+use crate::support::{Mosquitto, TIDEGATE, free_port, lines, text, tidegate, wait_for_port};
 
 fn number_of(variable: &str, otherwise: u64) -> u64 {
     std::env::var(variable).ok().map_or(otherwise, |text| text.parse().expect("a number"))
@@ -34,7 +35,7 @@ fn kills() -> u64 {
 
 /// The time that everything behind the last acknowledgement may take.
 fn patience(messages: u64) -> Duration {
-    Duration::from_secs(120) + Duration::from_millis(messages)
+    Duration::from_secs(60) + Duration::from_millis(messages)
 }
 
 const PIPELINE: &str = r#"
@@ -88,6 +89,7 @@ struct Gateway {
     /// Bytes of the rows' file that were counted, and the lines in them.
     counted: (u64, u64),
     child: Option<Child>,
+    admin: u16,
     kills: u64,
 }
 
@@ -100,15 +102,18 @@ impl Gateway {
             .replace("HTTP", &http.to_string());
         std::fs::write(&pipeline, text).unwrap();
         let rows = directory.join("rows.ndjson");
-        let mut gateway = Self { pipeline, data, rows, counted: (0, 0), child: None, kills: 0 };
+        let mut gateway =
+            Self { pipeline, data, rows, counted: (0, 0), child: None, admin: free_port(), kills: 0 };
         gateway.start();
         gateway
     }
 
     fn start(&mut self) {
         let mut command = Command::new(TIDEGATE);
-        command.args(["--log", "error", "run"]).arg(&self.pipeline).arg("--data-dir").arg(&self.data);
-        self.child = Some(command.stdout(Stdio::null()).spawn().unwrap());
+        command.args(["--log", "warn", "run"]).arg(&self.pipeline).arg("--data-dir").arg(&self.data);
+        command.args(["--admin", &format!("127.0.0.1:{}", self.admin)]);
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log()).unwrap();
+        self.child = Some(command.stdout(Stdio::null()).stderr(log).spawn().unwrap());
     }
 
     fn kill(&mut self) {
@@ -125,6 +130,20 @@ impl Gateway {
         assert_eq!(child.try_wait().unwrap(), None, "it has ended by itself");
         Command::new("kill").arg(child.id().to_string()).status().unwrap();
         assert!(child.wait().unwrap().success());
+    }
+
+    /// Where its log lines go.
+    fn log(&self) -> PathBuf {
+        self.pipeline.with_extension("log")
+    }
+
+    /// What it says of itself, and has said.
+    fn status(&mut self) -> String {
+        let status = tidegate(&["status", "--admin", &format!("127.0.0.1:{}", self.admin)]);
+        let ended = self.child.as_mut().map(|child| child.try_wait().unwrap());
+        let said = std::fs::read_to_string(self.log()).unwrap_or_default();
+        let tail: Vec<&str> = said.lines().rev().take(20).collect();
+        format!("{}{}{ended:?}\n{}", text(&status.stdout), text(&status.stderr), tail.join("\n"))
     }
 
     /// Rows in the file now; those that a restart cuts off are counted anew.
@@ -185,12 +204,17 @@ fn run(
     let took = publishing.join().unwrap();
     let since = Instant::now();
     let wanted = plan.messages + 1;
+    // What began while there was something to do ends also when there is nothing left.
+    mischief(1000);
     while gateway.arrived() < wanted || (taken.lock().unwrap().rows.len() as u64) < wanted {
         let (file, http) = (gateway.arrived(), taken.lock().unwrap().rows.len());
         let waited = since.elapsed();
+        mischief(1000);
+        let is_late = waited > patience(plan.messages);
         assert!(
-            waited < patience(plan.messages),
-            "of {wanted} rows {file} are in the file, {http} at the receiver"
+            !is_late,
+            "of {wanted} rows {file} are in the file, {http} at the receiver; {}",
+            gateway.status()
         );
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -306,8 +330,15 @@ fn rumqttd(directory: &Path) -> (u16, Gateway) {
     );
     std::fs::write(&pipeline, text).unwrap();
     let nowhere = directory.join("broker-data");
-    let mut gateway =
-        Gateway { pipeline, data: nowhere.clone(), rows: nowhere, counted: (0, 0), child: None, kills: 0 };
+    let mut gateway = Gateway {
+        pipeline,
+        data: nowhere.clone(),
+        rows: nowhere,
+        counted: (0, 0),
+        child: None,
+        admin: free_port(),
+        kills: 0,
+    };
     gateway.start();
     wait_for_port(port);
     (port, gateway)
@@ -322,4 +353,76 @@ fn through_the_embedded_broker() {
     std::thread::sleep(Duration::from_millis(500));
     // A subscriber that lags by more than its log jumps to the newest message, so the fleet is not to run away.
     run("rumqttd", gateway, &taken, port, plan(10_000), &mut |_| {});
+}
+
+/// A small file system of this test's own; taken down with the value.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// Makes one; `None`, said on standard error, where mounting is not allowed (the check in `.ci/run` demands it where it
+    /// runs as root).
+    fn mount(at: PathBuf) -> Option<Self> {
+        std::fs::create_dir_all(&at).unwrap();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=48m", "tidegate"]).arg(&at).output();
+        match mounted {
+            Ok(output) if output.status.success() => Some(Self(at)),
+            outcome => {
+                assert!(std::env::var_os("TIDEGATE_REQUIRE_MOUNT").is_none(), "no small disk: {outcome:?}");
+                eprintln!("skipped: a file system cannot be mounted here");
+                None
+            }
+        }
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.0.join("filler")
+    }
+
+    /// Takes all the room there is, to the last byte.
+    fn fill(&self) {
+        let mut file = std::fs::File::create(self.filler()).unwrap();
+        for size in [1 << 20, 1 << 12, 1] {
+            let zeros = vec![0; size];
+            while file.write_all(&zeros).is_ok() {}
+        }
+    }
+
+    fn make_room(&self) {
+        std::fs::remove_file(self.filler()).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: whoever still has files open there is about to end.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn the_disk_fills_and_has_room_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(directory.path().join("disk")) else { return };
+    let settings = "max_queued_messages 0\nmax_inflight_messages 1000";
+    let Some(broker) = Mosquitto::start(directory.path(), settings) else { return };
+    let (http, taken) = receiver::start();
+    let data = disk.0.join("data");
+    let gateway = Gateway::new(directory.path(), data, &mqtt_source(broker.port), http);
+    std::thread::sleep(Duration::from_millis(500));
+    let (mut full_since, mut was_full) = (None::<Instant>, Duration::ZERO);
+    run("full disk", gateway, &taken, broker.port, plan(u64::MAX), &mut |done| match full_since {
+        None if was_full.is_zero() && done >= 300 => {
+            disk.fill();
+            full_since = Some(Instant::now());
+        }
+        Some(since) if since.elapsed() > Duration::from_secs(3) => {
+            was_full = since.elapsed();
+            full_since = None;
+            disk.make_room();
+        }
+        _ => {}
+    });
+    println!("the disk was full for {:.1} s", was_full.as_secs_f64());
+    assert!(!was_full.is_zero());
 }
