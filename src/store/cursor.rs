@@ -193,7 +193,7 @@ impl Cursor {
     fn next_block(&mut self, log: &mut Log) -> Result<()> {
         self.block_end = 0;
         let index = log.segment_of(self.next);
-        let Some(Segment { id, bytes: end }) = log.segments().get(index).copied() else {
+        let Some(Segment { id, bytes: end, .. }) = log.segments().get(index).copied() else {
             // Nothing is on disk below `durable`: the log was told to begin there.
             self.next = log.durable();
             return Ok(());

@@ -24,6 +24,7 @@ mod payloads;
 mod planes;
 pub mod record;
 pub mod recovery;
+mod retention;
 mod segment;
 mod wire;
 
@@ -34,6 +35,7 @@ pub use log::Log;
 pub use memory::Memory;
 pub use options::{LogOptions, OpenReport};
 pub use record::{LogRecord, RecordKind, Stamp};
+pub use retention::Retain;
 
 use crate::Result;
 
