@@ -84,13 +84,22 @@ fn drive(mut log: Log, mut writer: Writer, replay: Replay, mut lines: JournalLin
             remove(&mut log, offset);
         }
         let mut positions: Vec<(usize, Position)> = Vec::new();
+        if let Some(last) = group.last() {
+            log.note_time(last.now.wall.micros());
+        }
         for stamped in &group {
             append(&mut log, &mut writer, stamped, &mut lines.removals)?;
             note_position(stamped, &mut positions);
         }
         let below = sync(&mut log);
         let grown_bytes = log.grown_bytes() - std::mem::replace(&mut told_bytes, log.grown_bytes());
-        let report = Report::Synced { below, positions, grown_bytes, log_bytes: log.bytes() };
+        let report = Report::Synced {
+            below,
+            positions,
+            grown_bytes,
+            log_bytes: log.needed_bytes(),
+            retained_bytes: log.retained_bytes(),
+        };
         if lines.reports.send(report).is_err() {
             return Ok(());
         }
