@@ -16,185 +16,51 @@
 //! - **What is not needed any more may stay** for a while, in a budget of its own (see [`Retain`](super::Retain)).
 
 use super::block::{self, Packer, RECORD_HEADER_BYTES};
-use super::cursor::{Cursor, Damage};
-use super::options::{LogOptions, OpenReport};
+use super::cursor::Cursor;
+use super::options::LogOptions;
 use super::retention;
-use super::segment::{BlockReader, HEAD_BYTES, Segment, SegmentId};
+use super::segment::{HEAD_BYTES, Segment, SegmentId};
 use super::{FileId, Store};
 use crate::{Error, Result};
 
 /// An open log. One process owns it (see [`Disk`](super::Disk)); any number of [`Cursor`]s read it.
 pub struct Log {
-    store: Box<dyn Store>,
-    dir: String,
-    options: LogOptions,
+    pub(super) store: Box<dyn Store>,
+    pub(super) dir: String,
+    pub(super) options: LogOptions,
     /// Segments with at least one durable block, ascending; `bytes` says how far each is durable.
-    segments: Vec<Segment>,
-    segments_bytes: u64,
-    removed_bytes: u64,
+    pub(super) segments: Vec<Segment>,
+    pub(super) segments_bytes: u64,
+    pub(super) removed_bytes: u64,
     /// Records before this offset are not needed any more; so many bytes are in segments that hold only such.
-    needed_from: u64,
-    retained_bytes: u64,
+    pub(super) needed_from: u64,
+    pub(super) retained_bytes: u64,
     /// What time it is, in seconds since 1970, as far as the log was told.
-    now_s: u32,
+    pub(super) now_s: u32,
     /// The segment that takes the next block. It is the last of `segments` unless it is `fresh`.
-    writing: Option<Writing>,
+    pub(super) writing: Option<Writing>,
     /// The first offset and generation that no file has yet, for the next segment that begins there.
-    next_id: SegmentId,
+    pub(super) next_id: SegmentId,
     /// Room for a block's header, and the records that are not yet durable.
-    pending: Vec<u8>,
-    pending_first: u64,
-    pending_count: u32,
-    packer: Option<Packer>,
+    pub(super) pending: Vec<u8>,
+    pub(super) pending_first: u64,
+    pub(super) pending_count: u32,
+    pub(super) packer: Option<Packer>,
     /// A segment whose last block was in doubt when the log was opened, and how much of it is not: cut when the block
     /// is durable elsewhere.
-    doubtful: Option<Segment>,
+    pub(super) doubtful: Option<Segment>,
     /// Segments that others with the same first offset stand in for; removed at the same time.
-    superseded: Vec<SegmentId>,
+    pub(super) superseded: Vec<SegmentId>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Writing {
+pub(super) struct Writing {
     file: FileId,
     segment: Segment,
     fresh: bool,
 }
 
 impl Log {
-    /// Opens the log in a directory of the store, making it where there is none.
-    ///
-    /// # Errors
-    /// [`Config`](crate::Kind::Config) for options that contradict themselves, [`State`](crate::Kind::State) for
-    /// segments of a newer format, [`Io`](crate::Kind::Io) where the store fails.
-    pub fn open(store: Box<dyn Store>, dir: &str, options: LogOptions) -> Result<(Log, OpenReport)> {
-        options.check()?;
-        let mut log = Log {
-            store,
-            dir: dir.to_owned(),
-            options,
-            segments: Vec::new(),
-            segments_bytes: 0,
-            removed_bytes: 0,
-            needed_from: options.needed_from,
-            retained_bytes: 0,
-            now_s: 0,
-            writing: None,
-            next_id: SegmentId { base: 0, generation: 0 },
-            pending: vec![0; block::HEADER_BYTES],
-            pending_first: 0,
-            pending_count: 0,
-            packer: options.compress.then(Packer::new).transpose()?,
-            doubtful: None,
-            superseded: Vec::new(),
-        };
-        let mut report = OpenReport::default();
-        log.store.create_dir(dir)?;
-        // What is seen now shall be what is there after a crash: a file that was given up and removed stays gone.
-        log.store.sync_dir(dir)?;
-        log.find_segments(&mut report)?;
-        if log.pending_count > 0 {
-            report.in_doubt = log.sync().err();
-        }
-        log.skip_to(log.options.offset_min, &mut report)?;
-        log.count_retained();
-        report.segments = log.segments.len();
-        Ok((log, report))
-    }
-
-    fn find_segments(&mut self, report: &mut OpenReport) -> Result<()> {
-        let mut found = Vec::new();
-        for name in self.store.list(&self.dir)? {
-            if let Some(id) = SegmentId::parse(&name) {
-                // All heads before anything is changed: a newer format is refused, not half taken apart.
-                found.push((id, id.check_head(self.store.as_mut(), &self.dir)?));
-            }
-        }
-        found.sort_unstable();
-        let mut kept = found.clone();
-        while let Some((id, head)) = kept.pop() {
-            if self.take_tail(id, head, report)? {
-                report.heads_damaged += u64::from(head.is_none());
-                break;
-            }
-            // Not one block in it was ever durable. It must go: the segment before would end where it begins. That
-            // it was begun proves that all records before it were durable, so their offsets are spent.
-            let path = id.path(&self.dir);
-            report.torn_bytes += self.store.len(&path)?;
-            self.store.remove(&path)?;
-            self.options.offset_min = self.options.offset_min.max(id.base);
-        }
-        for (at, (id, head)) in kept.iter().enumerate() {
-            let successor =
-                kept.get(at + 1).map(|(next, _)| *next).or(self.doubtful.map(|segment| segment.id));
-            if successor.is_some_and(|next| next.base == id.base) {
-                self.superseded.push(*id);
-                continue;
-            }
-            report.heads_damaged += u64::from(head.is_none());
-            let bytes = self.store.len(&id.path(&self.dir))?;
-            self.keep(Segment { id: *id, bytes, begun_s: head.unwrap_or(0) });
-        }
-        if let Some(doubtful) = self.doubtful.filter(|segment| segment.bytes > HEAD_BYTES) {
-            self.keep(doubtful);
-        }
-        let same = found.iter().filter(|(id, _)| id.base == self.pending_first);
-        let generation = same.map(|(id, _)| id.generation.saturating_add(1)).max().unwrap_or(0);
-        self.next_id = SegmentId { base: self.pending_first, generation };
-        Ok(())
-    }
-
-    fn keep(&mut self, segment: Segment) {
-        self.segments_bytes += segment.bytes;
-        self.segments.push(segment);
-    }
-
-    /// Walks through the last segment and takes its last block back into memory; false where it has none.
-    fn take_tail(&mut self, id: SegmentId, head: Option<u32>, report: &mut OpenReport) -> Result<bool> {
-        let path = id.path(&self.dir);
-        let len = self.store.len(&path)?;
-        let mut reader = BlockReader::default();
-        let (mut position, mut next) = (HEAD_BYTES, id.base);
-        let mut last = None;
-        while position < len {
-            let store = self.store.as_mut();
-            let found = match reader.load(store, &path, id, position, len)? {
-                Some(header) => Some((position, header)),
-                None => reader.find(store, &path, id, position + 1, len)?,
-            };
-            let Some((at, header)) = found else { break };
-            if header.first > next {
-                let damage = Damage { path: path.clone(), position, from: next, to: header.first };
-                report.damages.add(damage);
-            }
-            (position, next) = (at + header.bytes(), header.end());
-            last = Some((at, header));
-            self.pending.truncate(block::HEADER_BYTES);
-            self.pending.extend_from_slice(&reader.payload);
-        }
-        let Some((at, header)) = last else { return Ok(false) };
-        report.torn_bytes += len.saturating_sub(position);
-        self.pending_first = header.first;
-        self.pending_count = header.count;
-        self.doubtful = Some(Segment { id, bytes: at, begun_s: head.unwrap_or(0) });
-        Ok(true)
-    }
-
-    /// Goes on at `offset_min` where the log ends before it.
-    fn skip_to(&mut self, offset_min: u64, report: &mut OpenReport) -> Result<()> {
-        let next = self.next_offset();
-        if next >= offset_min {
-            return Ok(());
-        }
-        if let Some(error) = report.in_doubt.take() {
-            // A block holds consecutive offsets, so the doubtful one must leave memory first.
-            return Err(error);
-        }
-        report.lost_at_end = offset_min - next;
-        self.finish_segment();
-        self.pending_first = offset_min;
-        Ok(())
-    }
-
     /// The offset the next record gets.
     #[must_use]
     pub fn next_offset(&self) -> u64 {
@@ -418,7 +284,7 @@ impl Log {
         Ok(writing)
     }
 
-    fn finish_segment(&mut self) {
+    pub(super) fn finish_segment(&mut self) {
         if let Some(writing) = self.writing.take() {
             self.store.close(writing.file);
         }
@@ -502,7 +368,7 @@ impl Log {
         }
     }
 
-    fn count_retained(&mut self) {
+    pub(super) fn count_retained(&mut self) {
         let ends = (0..self.segments.len().saturating_sub(1)).map(|index| self.segment_end(index));
         let count = ends.take_while(|end| *end <= self.needed_from).count();
         self.retained_bytes = self.segments.iter().take(count).map(|segment| segment.bytes).sum();
@@ -524,6 +390,13 @@ impl Log {
 
     pub(crate) fn segments(&self) -> &[Segment] {
         &self.segments
+    }
+
+    /// Leaves out segments that somebody else has removed.
+    pub(super) fn forget_first(&mut self, count: usize) {
+        for segment in self.segments.drain(..count.min(self.segments.len())) {
+            self.segments_bytes -= segment.bytes;
+        }
     }
 
     /// The segment in which a durable record is to be looked for.
@@ -550,8 +423,9 @@ impl Drop for Log {
 
 #[cfg(test)]
 mod tests {
+    use super::super::cursor::Damage;
     use super::super::memory::{Faults, Memory, Operation};
-    use super::super::{Damages, Disk, Retain};
+    use super::super::{Damages, Disk, OpenReport, Retain};
     use super::*;
     use crate::Kind;
     use proptest::prelude::*;
