@@ -89,6 +89,9 @@ fn drive(mut log: Log, mut writer: Writer, replay: Replay, mut lines: JournalLin
         }
         let mut positions: Vec<(usize, Position)> = Vec::new();
         lines.does.begin(JournalDoes::Writes as u16);
+        if let Some(last) = group.last() {
+            log.note_time(last.now.wall.micros());
+        }
         for stamped in &group {
             append(&mut log, &mut writer, stamped, &mut lines.removals, &lines.does)?;
             note_position(stamped, &mut positions);
@@ -96,7 +99,13 @@ fn drive(mut log: Log, mut writer: Writer, replay: Replay, mut lines: JournalLin
         let below = sync(&mut log, &lines.does);
         lines.does.begin(JournalDoes::Idle as u16);
         let grown_bytes = log.grown_bytes() - std::mem::replace(&mut told_bytes, log.grown_bytes());
-        let report = Report::Synced { below, positions, grown_bytes, log_bytes: log.bytes() };
+        let report = Report::Synced {
+            below,
+            positions,
+            grown_bytes,
+            log_bytes: log.needed_bytes(),
+            retained_bytes: log.retained_bytes(),
+        };
         if lines.reports.send(report).is_err() {
             return Ok(());
         }

@@ -21,14 +21,13 @@ use super::models::Models;
 use super::sink_task::{self, SinkLines};
 use super::source_task::{self, SourceLines};
 use crate::clock::Clock;
-use crate::config::keys::LOG_BYTES_MAX;
-use crate::config::{Pipeline, PlannedSink, PlannedSource};
+use crate::config::{LogKeys, Pipeline, PlannedSink, PlannedSource};
 use crate::core::{Engine, Graph, ModelSlot, Position, Restored, SequencerSettings, Snapshot};
 use crate::error::{Error, Result};
-use crate::store::LogOptions;
 use crate::store::journal::{Replay, ReplayFrom, Replayed, Writer};
 use crate::store::log::Log;
 use crate::store::recovery::Recovered;
+use crate::store::{LogOptions, Retain};
 
 /// How long tasks may take to end after everything is committed.
 const CLOSING_MAX: Duration = Duration::from_secs(5);
@@ -122,8 +121,12 @@ pub async fn start_in(pipeline: Pipeline, mut data: Option<DataDir>) -> Result<R
         stats: Arc::clone(&metrics.engine),
         does: Arc::clone(&metrics.engine_does),
     };
-    let log_options =
-        LogOptions { offset_min: recovered.log_offset, bytes_max: LOG_BYTES_MAX, ..LogOptions::default() };
+    let batch_bytes = sources.iter().map(|source| source.batch.bytes).max().unwrap_or(0);
+    let log_options = LogOptions {
+        offset_min: recovered.log_offset,
+        needed_from: recovered.needed_from,
+        ..log_options(settings.log, batch_bytes)
+    };
     let from = ReplayFrom {
         offset: recovered.log_offset,
         epoch: recovered.epoch,
@@ -226,6 +229,20 @@ pub async fn start_in(pipeline: Pipeline, mut data: Option<DataDir>) -> Result<R
         outcome
     });
     Ok(Running { served, requests, task, stop_timeout: settings.stop_timeout.0, keeps_state })
+}
+
+/// How a log is opened for batches of so many bytes: the smaller it is, the smaller its parts.
+fn log_options(keys: LogKeys, batch_bytes: usize) -> LogOptions {
+    // A record has a batch and the one message that closes it, which has its own bound.
+    let block_bytes_max = (2 * batch_bytes).clamp(4 << 20, 32 << 20);
+    LogOptions {
+        block_bytes_max,
+        segment_bytes_max: (keys.size.0 / 32)
+            .clamp(block_bytes_max as u64, (8 << 20).max(block_bytes_max as u64)),
+        bytes_max: keys.size.0.max(3 * block_bytes_max as u64),
+        retain: Retain { time: keys.retain.0, bytes_max: keys.retained_bytes_max() },
+        ..LogOptions::default()
+    }
 }
 
 fn build_engine(graph: Graph, snapshot: Option<&Snapshot>) -> Result<Engine> {

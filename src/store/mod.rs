@@ -18,12 +18,15 @@ mod cursor;
 pub mod disk;
 pub mod journal;
 pub mod log;
+pub mod look;
 pub mod memory;
+mod opening;
 mod options;
 mod payloads;
 mod planes;
 pub mod record;
 pub mod recovery;
+mod retention;
 mod segment;
 mod wire;
 
@@ -31,9 +34,11 @@ pub use checkpoint::Checkpoint;
 pub use cursor::{Cursor, Damage, Damages};
 pub use disk::Disk;
 pub use log::Log;
+pub use look::LogReader;
 pub use memory::Memory;
 pub use options::{LogOptions, OpenReport};
 pub use record::{LogRecord, RecordKind, Stamp};
+pub use retention::Retain;
 
 use crate::Result;
 
