@@ -24,6 +24,7 @@ mod options;
 pub mod record;
 pub mod recovery;
 mod segment;
+pub mod spool;
 mod wire;
 
 pub use checkpoint::Checkpoint;
@@ -34,6 +35,7 @@ pub use log::Log;
 pub use memory::Memory;
 pub use options::{LogOptions, OpenReport};
 pub use record::{LogRecord, RecordKind, Stamp};
+pub use spool::Spool;
 
 use crate::Result;
 
