@@ -12,4 +12,5 @@ pub mod pipeline;
 pub mod sampling;
 pub mod sink_task;
 pub mod source_task;
+pub mod spool;
 pub mod wire;
