@@ -167,6 +167,11 @@ pub trait Peer: Send {
     /// What cannot be helped by trying again.
     async fn deliver(&mut self, parcels: &mut [Parcel]) -> Result<Attempt>;
 
+    /// Longest pause between two tries.
+    fn pause_max(&self) -> Duration {
+        Duration::from_secs(30)
+    }
+
     /// Returns when a peer that was away seems to be back; never, for one whose coming cannot be noticed.
     async fn back(&mut self) {
         std::future::pending().await

@@ -86,9 +86,10 @@ pub async fn start_in(pipeline: Pipeline, mut data: Option<DataDir>) -> Result<R
             }
         }
     }
+    // Without a log nothing comes again under its old name, so names must not be the same in two lives.
     let installation = match &data {
-        Some(data) => data.installation().to_owned(),
-        None => uuid::Uuid::new_v4().to_string(),
+        Some(data) if has_log => data.installation().to_owned(),
+        _ => uuid::Uuid::new_v4().to_string(),
     };
     let slots: BTreeMap<String, ModelSlot> =
         graph.nodes.iter().filter_map(|node| Some((node.name.clone(), node.models.clone()?))).collect();

@@ -31,8 +31,8 @@ const ROWS_MAX: u64 = 8192;
 /// Where both wait, so many turns of new rows come for one of what has gathered.
 const LIVE_TURNS: u32 = 3;
 
-/// The first and the longest pause between two tries.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// The first pause between two tries.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// How long to wait before the disk is tried again.
 const DISK_PAUSE: Duration = Duration::from_secs(1);
@@ -129,7 +129,8 @@ impl Drain {
         gathered: u64,
     ) -> Self {
         let now = Instant::now();
-        let backoff = Backoff::new(PAUSE.0, PAUSE.1);
+        let pause_max = peer.pause_max();
+        let backoff = Backoff::new(PAUSE.min(pause_max), pause_max);
         Self {
             name,
             shared,

@@ -76,11 +76,6 @@ impl HttpPeer {
         Self { settings, client: None }
     }
 
-    /// Longest pause between two tries.
-    pub fn pause_max(&self) -> Duration {
-        self.settings.pause_max
-    }
-
     fn client(&self) -> Result<Client> {
         let settings = &self.settings;
         let mut headers = settings.headers.clone();
@@ -149,6 +144,10 @@ impl HttpPeer {
 
 #[async_trait]
 impl Peer for HttpPeer {
+    fn pause_max(&self) -> Duration {
+        self.settings.pause_max
+    }
+
     async fn open(&mut self) -> Result<()> {
         self.client = Some(self.client()?);
         Ok(())
