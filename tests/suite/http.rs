@@ -279,7 +279,7 @@ fn while_the_server_is_away_epochs_commit_and_a_stop_is_quick_and_later_everythi
     let running = Running::start(&pipeline, &extra);
     running.wait_for("the end of the faults", |_| {
         let seen = seen.lock().unwrap();
-        seen.script.is_empty() && seen.done.len() > 10
+        seen.script.is_empty() && seen.done.len() > 60
     });
     running.kill();
     let running = Running::start(&pipeline, &extra);
