@@ -15,4 +15,5 @@ pub mod sampling;
 pub mod sink_task;
 pub mod source_task;
 pub mod systemd;
+pub mod spool;
 pub mod wire;

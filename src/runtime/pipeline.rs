@@ -20,6 +20,7 @@ use super::metrics::PipelineMetrics;
 use super::models::Models;
 use super::sink_task::{self, SinkLines};
 use super::source_task::{self, SourceLines};
+use super::spool::{Letters, Spooled};
 use crate::clock::Clock;
 use crate::config::{LogKeys, Pipeline, PlannedSink, PlannedSource};
 use crate::core::{Engine, Graph, ModelSlot, Position, Restored, SequencerSettings, Snapshot};
@@ -90,9 +91,10 @@ pub async fn start_in(pipeline: Pipeline, mut data: Option<DataDir>) -> Result<R
             }
         }
     }
+    // Without a log nothing comes again under its old name, so names must not be the same in two lives.
     let installation = match &data {
-        Some(data) => data.installation().to_owned(),
-        None => uuid::Uuid::new_v4().to_string(),
+        Some(data) if has_log => data.installation().to_owned(),
+        _ => uuid::Uuid::new_v4().to_string(),
     };
     let slots: BTreeMap<String, ModelSlot> =
         graph.nodes.iter().filter_map(|node| Some((node.name.clone(), node.models.clone()?))).collect();
@@ -103,6 +105,16 @@ pub async fn start_in(pipeline: Pipeline, mut data: Option<DataDir>) -> Result<R
     let (removals, removals_in) = mpsc::unbounded_channel();
     let (deadline, deadline_in) = watch::channel(None);
     let mut tasks = Tasks::default();
+    let letters = match &data {
+        Some(data) if settings.dead_letters_bytes() > 0 => {
+            Some(Letters::open(data.store(), settings.dead_letters_bytes())?)
+        }
+        _ => None,
+    };
+    if let Some(letters) = &letters {
+        let _ = metrics.letters.set(letters.clone());
+    }
+    let sinks = with_spools(sinks, data.as_ref(), letters.as_ref(), &metrics);
     let (deliveries, orders) =
         start_sinks(sinks, &recovered.sinks, settings.queue, &reports, &metrics, &mut tasks.sinks)?;
 
@@ -302,6 +314,24 @@ impl Tasks {
             }
         }
     }
+}
+
+/// Puts the spools before the sinks that have one.
+fn with_spools(
+    sinks: Vec<PlannedSink>,
+    data: Option<&DataDir>,
+    letters: Option<&Letters>,
+    metrics: &PipelineMetrics,
+) -> Vec<PlannedSink> {
+    let sinks = sinks.into_iter().zip(&metrics.sinks).map(|(mut planned, counters)| {
+        if let (Some(data), Some(settings), Some(peer)) = (data, planned.spool, planned.peer.take()) {
+            let (letters, counters) = (letters.cloned(), Arc::clone(counters));
+            let spooled = Spooled::new(&planned.name, data.store(), settings, peer, letters, counters);
+            planned.sink = Box::new(spooled);
+        }
+        planned
+    });
+    sinks.collect()
 }
 
 type SinkChannels =

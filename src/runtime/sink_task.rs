@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::spool::SpoolStatus;
 use super::wire::{Delivery, Report, SinkOrder, report_failure};
 use crate::core::{Count, Position, Sink};
 use crate::error::{Error, Result};
@@ -26,10 +27,13 @@ pub struct SinkCounters {
     pub batches: AtomicU64,
     /// What the sink itself counts.
     pub others: Mutex<BTreeMap<Count, u64>>,
+    /// The spool before it and its receiver, where there is one.
+    pub spool: Mutex<Option<SpoolStatus>>,
 }
 
 impl SinkCounters {
-    fn add(&self, counts: Vec<(Count, u64)>) {
+    /// Adds what was counted.
+    pub fn add(&self, counts: Vec<(Count, u64)>) {
         if let (false, Ok(mut others)) = (counts.is_empty(), self.others.lock()) {
             counts.into_iter().for_each(|(count, by)| *others.entry(count).or_default() += by);
         }
@@ -94,7 +98,11 @@ async fn drive(sink: &mut dyn Sink, lines: &mut SinkLines) -> Result<()> {
             biased;
             order = lines.orders.recv() => match order {
                 Some(SinkOrder::Committed(epoch)) => sink.committed(epoch).await?,
-                Some(SinkOrder::Close(epoch)) => return sink.committed(epoch).await,
+                Some(SinkOrder::Close(epoch)) => {
+                    sink.committed(epoch).await?;
+                    sink.close().await;
+                    return Ok(());
+                }
                 None => return Ok(()),
             },
             delivery = lines.deliveries.recv(), if writing => match delivery {
