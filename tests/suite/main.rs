@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
+mod allocator;
 mod bad_input;
 mod columns;
 mod durability;
 mod examples;
+mod fuzz;
 mod golden;
 mod health;
 mod http;
