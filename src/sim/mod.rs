@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! harness   one operator, a script of rows, watermarks and ticks, and what it says
+//! graphs    random graphs of many operators, run through and made anew at their cuts
 //! laws      what must not change what it says: for operators of any crate
 //! world     brokers, a process that can die at any step, sinks, a disk that forgets: all from one seed
 //!   ├ act       what can happen at each step, and how often
@@ -22,6 +23,7 @@ mod bug;
 pub mod cells;
 mod dice;
 mod faults;
+pub mod graphs;
 pub mod harness;
 mod journal;
 pub mod laws;

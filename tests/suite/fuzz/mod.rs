@@ -5,6 +5,7 @@
 //! `FUZZ=1000000 cargo test --release --test suite fuzz::` tries a million of each; a case that fails is printed with
 //! its number, and `FUZZ_FIRST=number FUZZ=1` tries that one alone.
 
+mod engine;
 mod files;
 mod mutation;
 mod payloads;
