@@ -53,6 +53,8 @@ pub(super) struct Surroundings {
     pub safe: u64,
     /// Commits that were made durable: epoch, offset, where the first sink stood.
     pub commits: Vec<(Epoch, u64, Position)>,
+    /// The file that the process was started with.
+    pub running: Variant,
     /// The file that the next process is started with.
     pub variant: Variant,
     /// Which file holds from which offset on.
@@ -145,23 +147,24 @@ pub(super) fn breach<T>(what: impl Into<String>) -> Step<T> {
 
 /// Remembers an accepted record for the oracle.
 pub(super) fn note(around: &mut Surroundings, stamped: &Stamped) -> Step {
-    let accepted = accepted_of(&stamped.record)?;
+    let accepted = accepted_of(around.running, &stamped.record)?;
     let entry = Entry { now: stamped.now, accepted, record: stamped.record.clone() };
     if around.accepted.last_key_value().is_some_and(|(last, _)| *last >= stamped.offset) {
         return breach(format!("offset {} is given out twice", stamped.offset));
     }
     if let (Record::Batch { input, .. }, Some(position)) = (&stamped.record, &stamped.position) {
-        around.offsets.insert((*input, position.clone()), stamped.offset);
+        let source = around.running.place_of(*input);
+        around.offsets.insert((source, position.clone()), stamped.offset);
     }
     around.accepted.insert(stamped.offset, entry);
     Ok(())
 }
 
-/// A record as the oracle sees it.
-pub(super) fn accepted_of(record: &Record) -> Step<Accepted> {
+/// A record as the oracle sees it: with sources, not with their places in the graph of the moment.
+pub(super) fn accepted_of(running: Variant, record: &Record) -> Step<Accepted> {
     Ok(match record {
         Record::Batch { input, batch } => {
-            Accepted::Messages { input: *input, readings: plant::read_messages(batch)? }
+            Accepted::Messages { source: running.place_of(*input), readings: plant::read_messages(batch)? }
         }
         Record::Tick => Accepted::Tick,
         Record::Barrier(barrier) => Accepted::Cut {
@@ -170,6 +173,6 @@ pub(super) fn accepted_of(record: &Record) -> Step<Accepted> {
                 _ => None,
             },
         },
-        Record::End { input } => Accepted::End { input: *input },
+        Record::End { input } => Accepted::End { source: running.place_of(*input) },
     })
 }

@@ -246,7 +246,7 @@ fn give_again(
         journal.miss(around, stamped.offset)?;
     }
     journal.expected = stamped.offset + 1;
-    let accepted = accepted_of(&stamped.record)?;
+    let accepted = accepted_of(around.running, &stamped.record)?;
     match around.accepted.get(&stamped.offset) {
         Some(entry) if entry.now == stamped.now && entry.accepted == accepted => {}
         _ => return breach(format!("record {} comes back as another: {accepted:?}", stamped.offset)),

@@ -11,9 +11,9 @@ use crate::core::Now;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Accepted {
     /// Messages of a source.
-    Messages { input: usize, readings: Vec<Reading> },
+    Messages { source: usize, readings: Vec<Reading> },
     /// A source has ended.
-    End { input: usize },
+    End { source: usize },
     /// A tick.
     Tick,
     /// A cut, perhaps with a model.
@@ -72,16 +72,16 @@ impl Oracle {
     pub fn accept(&mut self, now: Now, record: &Accepted) -> [Due; 2] {
         let (mut ledger, mut postbox) = (Vec::new(), Vec::new());
         match record {
-            Accepted::Messages { input, readings } => {
+            Accepted::Messages { source, readings } => {
                 for reading in readings {
                     self.reading(now.mono, reading, &mut ledger);
-                    let source = &mut self.sources[*input];
-                    *source = (*source).max(watermark_behind(reading.time));
+                    let newest = &mut self.sources[*source];
+                    *newest = (*newest).max(watermark_behind(reading.time));
                     self.fire(&mut postbox);
                 }
             }
-            Accepted::End { input } => {
-                self.sources[*input] = i64::MAX;
+            Accepted::End { source } => {
+                self.sources[*source] = i64::MAX;
                 self.fire(&mut postbox);
             }
             Accepted::Tick => {

@@ -37,11 +37,21 @@ pub(super) struct Variant(u8);
 
 impl Variant {
     /// How many there are.
-    pub const COUNT: usize = 16;
+    pub const COUNT: usize = 32;
 
     /// One of them.
     pub fn of(number: usize) -> Self {
         Self((number % Self::COUNT) as u8)
+    }
+
+    /// The place of a source in the graph, or the source at a place: the file may name them in either order.
+    pub fn place_of(self, source: usize) -> usize {
+        if self.0 & 16 == 0 { source } else { SOURCES.len() - 1 - source }
+    }
+
+    /// The names of the sources as the file has them.
+    pub fn source_names(self) -> Vec<String> {
+        (0..SOURCES.len()).map(|place| SOURCES[self.place_of(place)].to_owned()).collect()
     }
 
     /// The name of the windows.
@@ -381,7 +391,8 @@ pub(super) fn graph(variant: Variant, guest: Option<&Guest<'_>>) -> Result<Graph
     };
     let from = |node: usize| Edge::Node { node, port: 0 };
     let mut nodes = Vec::new();
-    for (input, name) in SOURCES.iter().enumerate() {
+    for (source, name) in SOURCES.iter().enumerate() {
+        let input = variant.place_of(source);
         let mut unpack = node(name, 0, Box::new(Unpack { watermark: i64::MIN }), vec![Edge::Input(input)]);
         unpack.own_watermark = true;
         nodes.push(unpack);
@@ -404,5 +415,5 @@ pub(super) fn graph(variant: Variant, guest: Option<&Guest<'_>>) -> Result<Graph
         nodes.push(guest);
         sinks.push(sink("guests", vec![from(7)]));
     }
-    Graph::new(SOURCES.map(str::to_owned).to_vec(), nodes, sinks)
+    Graph::new(variant.source_names(), nodes, sinks)
 }

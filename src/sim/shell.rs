@@ -86,7 +86,7 @@ impl Shell {
         around.incarnation += 1;
         let recovered = recovery::recover(around.store().as_mut())?;
         come_back(around, &recovered)?;
-        let mut graph = plant::graph(around.variant, guest)?;
+        let (mut graph, sources) = (plant::graph(around.variant, guest)?, around.variant.source_names());
         if around.bug == Some(Bug::StateOfAnotherMeaning) {
             take_for_the_same(&mut graph, recovered.snapshot.as_ref());
         }
@@ -98,8 +98,8 @@ impl Shell {
         let mut from = ReplayFrom {
             offset: recovered.log_offset,
             epoch: recovered.epoch,
-            sources: SOURCES.map(str::to_owned).into(),
-            positions: SOURCES.iter().map(|name| recovered.sources.get(*name).cloned()).collect(),
+            positions: sources.iter().map(|name| recovered.sources.get(name).cloned()).collect(),
+            sources,
             mono: recovered.snapshot.as_ref().map_or(Duration::ZERO, |snapshot| snapshot.now.mono),
         };
         if around.bug == Some(Bug::ReplayFromWrongOffset) && recovered.snapshot.is_some() {
@@ -175,28 +175,29 @@ impl Shell {
     }
 
     /// A source takes what its broker has, if there is room behind it.
-    pub fn receive(&mut self, around: &mut Surroundings, input: usize) -> Step {
-        if self.sequencer.is_none() || self.arrivals.len() >= QUEUE || self.ended[input] {
+    pub fn receive(&mut self, around: &mut Surroundings, source: usize) -> Step {
+        if self.sequencer.is_none() || self.arrivals.len() >= QUEUE || self.ended[source] {
             return Ok(());
         }
         let max = 1 + around.dice.below(3);
-        let broker = &mut around.brokers[input];
+        let input = around.running.place_of(source);
+        let broker = &mut around.brokers[source];
         if let Some((readings, position)) = broker.receive(max)? {
             let batch = plant::messages(&readings, around.wall_us)?;
             self.arrivals.push_back(Arrival::Rows { input, batch, position });
         } else if broker.is_at_end() {
-            self.ended[input] = true;
+            self.ended[source] = true;
             self.arrivals.push_back(Arrival::End { input });
         }
         Ok(())
     }
 
     /// A source passes an acknowledgement on.
-    pub fn acknowledge(&mut self, around: &mut Surroundings, input: usize) -> Step {
-        if let Some(position) = self.acknowledgements[input].pop_front() {
+    pub fn acknowledge(&mut self, around: &mut Surroundings, source: usize) -> Step {
+        if let Some(position) = self.acknowledgements[around.running.place_of(source)].pop_front() {
             let committed = around.commits.last().map_or(0, |(_, offset, _)| *offset);
             let safe = if around.has_log { around.safe } else { committed };
-            let offset = around.offsets.get(&(input, position.clone()));
+            let offset = around.offsets.get(&(source, position.clone()));
             // That mistake shall be found by what gets lost.
             let mistaken = around.bug == Some(Bug::AcknowledgeBeforeSync);
             if !mistaken && offset.is_none_or(|offset| *offset >= safe) {
@@ -204,7 +205,7 @@ impl Shell {
                     "{position:?} of record {offset:?} is acknowledged, and safe are {safe}"
                 ));
             }
-            around.brokers[input].acknowledge(&position)?;
+            around.brokers[source].acknowledge(&position)?;
         }
         Ok(())
     }
@@ -267,7 +268,7 @@ impl Shell {
         }
         let Some(commit) = self.committing.take() else { return Ok(()) };
         let now = self.now(around);
-        let sources = SOURCES.map(str::to_owned);
+        let sources = around.running.source_names();
         let removable = recovery::save(around.store().as_mut(), &commit, now, &sources, &self.sink_names)?;
         if let Some((last, ..)) = around.commits.last()
             && *last >= commit.epoch
@@ -431,6 +432,7 @@ fn come_back(around: &mut Surroundings, recovered: &Recovered) -> Step {
         around.commits.retain(|(epoch, ..)| *epoch <= recovered.epoch);
         around.lost.fallbacks += 1;
     }
+    around.running = around.variant;
     let (cut, before) = (recovered.log_offset, around.variants.clone());
     around.variants.retain(|(from, _)| *from < cut);
     if around.variants.last().is_none_or(|(_, variant)| *variant != around.variant) {

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::iter::Peekable;
 use std::time::Duration;
 
-use super::around::Surroundings;
+use super::around::{Entry, Surroundings};
 use super::cells;
 use super::oracle::{Accepted, Oracle};
 use super::plant::{self, Guest, LEFT_OUT, Reading, Variant};
 use super::world::{Summary, Violation};
-use crate::core::{Effect, Engine, Event, Snapshot};
+use crate::core::{Effect, Engine, Event, Record, Snapshot};
 
 /// By the offset of the record that causes them: rows for a sink.
 type Rows = BTreeMap<u64, Vec<String>>;
@@ -121,13 +121,14 @@ fn due(around: &Surroundings) -> [Rows; 2] {
 fn again(around: &Surroundings, guest: Option<&Guest<'_>>) -> Result<Vec<Rows>, Violation> {
     let (first, mut others) = variants(around);
     let (mut engine, _) = Engine::new(plant::graph(first, guest)?, None)?;
-    let mut cut: Option<Snapshot> = None;
+    let (mut variant, mut cut): (Variant, Option<Snapshot>) = (first, None);
     let mut said = vec![Rows::new(); around.sinks.len()];
     for (offset, entry) in &around.accepted {
-        while let Some((_, variant)) = others.next_if(|(from, _)| from <= offset) {
+        while let Some((_, next)) = others.next_if(|(from, _)| from <= offset) {
+            variant = next;
             (engine, _) = Engine::new(plant::graph(variant, guest)?, cut.as_ref())?;
         }
-        engine.handle(entry.now, entry.record.clone())?;
+        engine.handle(entry.now, placed(entry, variant))?;
         while let Some(effect) = engine.poll() {
             match effect {
                 Effect::Emit { sink, event: Event::Batch(batch) } => {
@@ -139,6 +140,17 @@ fn again(around: &Surroundings, guest: Option<&Guest<'_>>) -> Result<Vec<Rows>, 
         }
     }
     Ok(said)
+}
+
+/// A record with its source where the graph has it.
+fn placed(entry: &Entry, variant: Variant) -> Record {
+    match (&entry.accepted, &entry.record) {
+        (Accepted::Messages { source, .. }, Record::Batch { batch, .. }) => {
+            Record::Batch { input: variant.place_of(*source), batch: batch.clone() }
+        }
+        (Accepted::End { source }, _) => Record::End { input: variant.place_of(*source) },
+        (_, record) => record.clone(),
+    }
 }
 
 /// Whatever a broker may forget is in the file, unless the plant leaves it out.

@@ -183,6 +183,7 @@ impl<'a> World<'a> {
             offsets: BTreeMap::new(),
             safe: 0,
             commits: Vec::new(),
+            running: Variant::default(),
             variant: Variant::of(dice.below(Variant::COUNT)),
             variants: Vec::new(),
             lost: Lost::default(),
