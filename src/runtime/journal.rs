@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
+use super::valve::Valve;
 use super::wire::{Report, Stamped};
 use crate::core::{Position, Record};
 use crate::error::{Error, Kind, Result};
@@ -36,9 +37,12 @@ pub struct JournalLines {
     pub reports: mpsc::UnboundedSender<Report>,
     /// What was replayed, once.
     pub replayed: oneshot::Sender<Replayed>,
+    /// Through which records go to the engine.
+    pub valve: Valve,
 }
 
-/// Starts the journal's thread.
+/// Starts the journal's thread. It ends when its feed closes, and then says whether all that it was given is in the
+/// log: records that come when the engine is gone are written as well, since their sources go on behind them.
 ///
 /// # Errors
 /// If the system gives no thread.
@@ -47,57 +51,55 @@ pub fn spawn(
     writer: Writer,
     replay: Replay,
     lines: JournalLines,
-) -> Result<std::thread::JoinHandle<()>> {
+) -> Result<std::thread::JoinHandle<bool>> {
     std::thread::Builder::new()
         .name("journal".to_owned())
         .spawn(move || {
             let reports = lines.reports.clone();
-            if let Err(error) = drive(log, writer, replay, lines) {
-                let _ = reports.send(Report::Failed(error));
-            }
+            let outcome = drive(log, writer, replay, lines);
+            outcome.map_err(|error| reports.send(Report::Failed(error))).is_ok()
         })
         .map_err(|error| Error::io("starting the journal thread", &error))
 }
 
 fn drive(mut log: Log, mut writer: Writer, replay: Replay, mut lines: JournalLines) -> Result<()> {
     // What was in doubt when the log was opened is safe before anything follows from it.
-    sync(&mut log);
-    let Some(replayed) = give_again(&mut log, replay, &lines.engine)? else { return Ok(()) };
-    if lines.replayed.send(replayed).is_err() {
+    sync(&mut log, &lines.reports)?;
+    let Some(replayed) = give_again(&mut log, replay, &mut lines)? else { return Ok(()) };
+    let JournalLines { mut feed, mut removals, engine, reports, replayed: told, mut valve } = lines;
+    if told.send(replayed).is_err() {
         return Ok(());
     }
+    let mut engine = Some(engine);
     let mut told_bytes = log.grown_bytes();
     // Not more than the channel holds: what is under way, and memory and log must have room for, is bounded by it.
-    let group_max = GROUP_MAX.min(lines.feed.max_capacity());
+    let group_max = GROUP_MAX.min(feed.max_capacity());
     let mut group = Vec::with_capacity(group_max);
-    while let Some(first) = lines.feed.blocking_recv() {
+    while let Some(first) = feed.blocking_recv() {
         let mut bytes = first.record.bytes();
         group.push(first);
         while group.len() < group_max
             && bytes < GROUP_BYTES_MAX
-            && let Ok(next) = lines.feed.try_recv()
+            && let Ok(next) = feed.try_recv()
         {
             bytes += next.record.bytes();
             group.push(next);
         }
-        while let Ok(offset) = lines.removals.try_recv() {
+        while let Ok(offset) = removals.try_recv() {
             remove(&mut log, offset);
         }
         let mut positions: Vec<(usize, Position)> = Vec::new();
         for stamped in &group {
-            append(&mut log, &mut writer, stamped, &mut lines.removals)?;
+            append(&mut log, &mut writer, stamped, &mut removals, &reports)?;
             note_position(stamped, &mut positions);
         }
-        let below = sync(&mut log);
+        let below = sync(&mut log, &reports)?;
         let grown_bytes = log.grown_bytes() - std::mem::replace(&mut told_bytes, log.grown_bytes());
         let report = Report::Synced { below, positions, grown_bytes, log_bytes: log.bytes() };
-        if lines.reports.send(report).is_err() {
-            return Ok(());
-        }
+        // Nobody may hear it any more.
+        let _ = reports.send(report);
         for stamped in group.drain(..) {
-            if lines.engine.blocking_send(stamped).is_err() {
-                return Ok(());
-            }
+            engine = engine.filter(|engine| valve.send(engine, stamped));
         }
     }
     Ok(())
@@ -118,6 +120,7 @@ fn append(
     writer: &mut Writer,
     stamped: &Stamped,
     removals: &mut mpsc::UnboundedReceiver<u64>,
+    reports: &mpsc::UnboundedSender<Report>,
 ) -> Result<()> {
     let mut told = false;
     loop {
@@ -128,13 +131,13 @@ fn append(
                     warn!(%error, "the log is full; sources wait for the sinks");
                 }
                 // What is in memory must reach the engine's side of the log before room can come.
-                sync(log);
+                sync(log, reports)?;
                 match removals.blocking_recv() {
                     Some(offset) => remove(log, offset),
                     None => return Err(error),
                 }
             }
-            Err(error) if error.kind == Kind::Io => {
+            Err(error) if error.kind == Kind::Io && !reports.is_closed() => {
                 if !std::mem::replace(&mut told, true) {
                     warn!(%error, "the log cannot be written; trying again");
                 }
@@ -145,11 +148,13 @@ fn append(
     }
 }
 
-fn sync(log: &mut Log) -> u64 {
+/// Syncs, as soon as the disk can; an error only when nobody waits for it any more.
+fn sync(log: &mut Log, reports: &mpsc::UnboundedSender<Report>) -> Result<u64> {
     let mut told = false;
     loop {
         match log.sync() {
-            Ok(below) => return below,
+            Ok(below) => return Ok(below),
+            Err(error) if reports.is_closed() => return Err(error),
             Err(error) => {
                 if !std::mem::replace(&mut told, true) {
                     warn!(%error, "the log cannot be synced; nothing is acknowledged until it can");
@@ -167,9 +172,9 @@ fn remove(log: &mut Log, offset: u64) {
 }
 
 /// Hands on what the log holds behind the checkpoint; `None` when the engine is gone.
-fn give_again(log: &mut Log, mut replay: Replay, engine: &mpsc::Sender<Stamped>) -> Result<Option<Replayed>> {
+fn give_again(log: &mut Log, mut replay: Replay, lines: &mut JournalLines) -> Result<Option<Replayed>> {
     while let Some(stamped) = replay.next(log)? {
-        if engine.blocking_send(stamped).is_err() {
+        if !lines.valve.send(&lines.engine, stamped) {
             return Ok(None);
         }
     }

@@ -2,14 +2,21 @@
 
 pub mod admin;
 pub mod broker;
+pub mod control;
 pub mod coordinator;
 pub mod durable;
+mod ends;
 pub mod engine_thread;
 pub mod journal;
 pub mod metrics;
 pub mod models;
 pub mod pipeline;
+pub mod reload;
 pub mod sampling;
+pub mod served;
 pub mod sink_task;
 pub mod source_task;
+mod supervisor;
+pub mod suspects;
+mod valve;
 pub mod wire;

@@ -1,41 +1,56 @@
-//! The task around one source: rows to the coordinator, acknowledgements back.
+//! The task around one source: rows to the coordinator, acknowledgements back. It outlives engines: a reload that
+//! leaves the source as it is does not touch it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
-use super::metrics::PipelineMetrics;
-use super::wire::{Arrival, Report, report_failure};
+use super::metrics::SourceCounters;
+use super::wire::{Arrival, SourceId};
 use crate::core::{Position, Source};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// What a source task needs besides its source.
 pub struct SourceLines {
-    /// Which input of the graph.
-    pub input: usize,
+    /// Its number.
+    pub id: SourceId,
     /// The source's name.
     pub name: String,
     /// Where to go on.
     pub from: Option<Position>,
+    /// Told when it is open, or why not.
+    pub opened: oneshot::Sender<Result<()>>,
     /// To the coordinator; bounded, so that a full pipeline stops the source.
     pub arrivals: mpsc::Sender<Arrival>,
     /// Positions that are safe. Only the newest matters, and there is at most one per sync or commit.
     pub acknowledgements: mpsc::UnboundedReceiver<Position>,
-    /// Where what the source counts goes.
-    pub metrics: Arc<PipelineMetrics>,
+    /// Where what it gives and counts goes.
+    pub counters: Arc<SourceCounters>,
+    /// Whether it has said its end.
+    pub ended: Arc<AtomicBool>,
     /// For failures.
-    pub reports: mpsc::UnboundedSender<Report>,
+    pub failures: mpsc::UnboundedSender<(SourceId, Error)>,
 }
 
-/// Runs a source until it ends, fails, or nobody listens any more.
-pub async fn run(mut source: Box<dyn Source>, mut lines: SourceLines) {
-    let outcome = drive(source.as_mut(), &mut lines).await;
+/// Runs a source until it ends, fails, or nobody acknowledges any more; gives it back closed.
+pub async fn run(mut source: Box<dyn Source>, mut lines: SourceLines) -> Box<dyn Source> {
+    let opened = source.open(lines.from.as_ref()).await.map_err(|error| error.at(&lines.name));
+    let (told, _) = oneshot::channel();
+    let _ = std::mem::replace(&mut lines.opened, told).send(opened.clone());
+    let outcome = match opened {
+        Ok(()) => drive(source.as_mut(), &mut lines).await.map_err(|error| error.at(&lines.name)),
+        Err(error) => Err(error),
+    };
     source.close().await;
-    report_failure(outcome, &lines.name, &lines.reports);
+    if let Err(error) = outcome {
+        // The coordinator may be gone already, and then nobody waits for it.
+        let _ = lines.failures.send((lines.id, error));
+    }
+    source
 }
 
 async fn drive(source: &mut dyn Source, lines: &mut SourceLines) -> Result<()> {
-    source.open(lines.from.as_ref()).await?;
     loop {
         tokio::select! {
             biased;
@@ -45,12 +60,15 @@ async fn drive(source: &mut dyn Source, lines: &mut SourceLines) -> Result<()> {
             },
             next = reserve_and_next(source, &lines.arrivals) => {
                 let Some((permit, next)) = next? else { return Ok(()) };
-                lines.metrics.source_counts(lines.input, source.take_counts());
+                lines.counters.add(source.take_counts());
                 let Some(rows) = next else {
-                    permit.send(Arrival::End { input: lines.input });
+                    lines.ended.store(true, Ordering::Relaxed);
+                    permit.send(Arrival::End { source: lines.id });
                     break;
                 };
-                permit.send(Arrival::Batch { input: lines.input, batch: rows.batch, position: rows.position });
+                lines.counters.rows(&rows.batch);
+                let (batch, position) = (rows.batch, rows.position);
+                permit.send(Arrival::Batch { source: lines.id, batch, position });
             }
         }
     }
