@@ -110,6 +110,7 @@ event_time = { lateness = "5s" }"#];
             companion: None,
             connected: None,
             delivery: None,
+            vitals: None,
             notes: vec!["its rows come from the program around it".to_owned()],
         })
     }

@@ -245,9 +245,17 @@ pub struct BuiltSource {
     pub connected: Option<Arc<AtomicBool>>,
     /// How a broker gives it messages, for sources that have one.
     pub delivery: Option<Delivery>,
+    /// Where the runtime says whom to ask for the pipeline's problems, for sources that tell of them.
+    pub vitals: Option<Vitals>,
     /// What `check` should tell the user about this source.
     pub notes: Vec<String>,
 }
+
+/// Gives what is wrong with a running pipeline, in words.
+pub type Ask = dyn Fn() -> Vec<String> + Send + Sync;
+
+/// Whom a source asks for the pipeline's problems; filled in before it is opened.
+pub type Vitals = Arc<std::sync::OnceLock<Box<Ask>>>;
 
 /// Makes a source of raw messages for one topic.
 pub type Companion = Arc<dyn Fn(&str) -> Box<dyn Source> + Send + Sync>;

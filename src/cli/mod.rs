@@ -13,6 +13,7 @@ pub mod prepare;
 pub mod reference;
 pub mod replay;
 pub mod run;
+pub mod status;
 pub mod tables;
 
 use std::process::ExitCode;
@@ -67,6 +68,8 @@ pub enum LogFormat {
 pub enum Command {
     /// Run pipelines until their sources end or a signal comes.
     Run(run::RunArgs),
+    /// Ask a running process how its pipelines do, and on whom they wait.
+    Status(status::StatusArgs),
     /// Check pipeline files without touching anything.
     Check(check::CheckArgs),
     /// Run a pipeline over recorded data, as fast as it goes, sinks to files.
@@ -188,6 +191,7 @@ fn start_log(cli: &Cli) -> crate::Result<()> {
 fn dispatch(cli: Cli, registry: &Registry) -> ExitCode {
     let outcome = match cli.command {
         Command::Run(args) => run::run(args, registry),
+        Command::Status(args) => status::run(&args),
         Command::Check(args) => check::check(&args, registry),
         Command::Replay(args) => replay::replay(&args, registry),
         Command::Decode(args) => decode::run(&args).map_err(Failure::Error),

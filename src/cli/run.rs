@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::registry::Registry;
 use crate::runtime::coordinator::Request;
 use crate::runtime::pipeline::Running;
-use crate::runtime::{admin, broker};
+use crate::runtime::{admin, broker, systemd};
 
 /// Arguments of `tidegate run`.
 #[derive(Debug, Args)]
@@ -81,6 +81,8 @@ pub fn run(args: RunArgs, registry: &Registry) -> Outcome {
             info!(%address, "admin port");
         }
         reload_at_signal(board.clone())?;
+        systemd::ready();
+        tokio::spawn(systemd::keep_telling(board.clone()));
         Supervisor::new(board, running, waiting, args.watch).until_the_end(stop).await
     })
 }
@@ -202,6 +204,7 @@ impl Supervisor {
                 Some(started) = self.waiting.join_next() => self.started(started, stopping).await,
                 _ = &mut stop, if !stopping => {
                     stopping = true;
+                    systemd::stopping();
                     // Who waits for messages has taken nothing that it could lose at QoS 1.
                     self.waiting.abort_all();
                     for request in &self.requests {

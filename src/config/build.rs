@@ -164,6 +164,7 @@ impl Planner<'_> {
             companion: built.companion,
             connected: built.connected,
             delivery: built.delivery,
+            vitals: built.vitals,
             notes: built.notes,
         };
         if output.is_some() {

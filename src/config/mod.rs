@@ -80,6 +80,8 @@ pub struct PlannedSource {
     pub connected: Option<std::sync::Arc<std::sync::atomic::AtomicBool>>,
     /// How a broker gives it messages, for sources that have one.
     pub delivery: Option<Delivery>,
+    /// Where to say whom to ask for the pipeline's problems.
+    pub vitals: Option<crate::registry::Vitals>,
     /// What `check` should tell the user about it.
     pub notes: Vec<String>,
 }

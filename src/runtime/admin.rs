@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -13,6 +14,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde_json::json;
 
+use super::activity::EngineDoes;
+use super::health::PipelineHealth;
 use super::metrics::exposition;
 use super::models::{MODEL_BYTES_MAX, Submitted};
 use super::reload;
@@ -40,6 +43,33 @@ impl Board {
         let mut pipelines = self.0.write().unwrap_or_else(PoisonError::into_inner);
         pipelines.waiting.retain(|name| name != served.metrics().pipeline());
         pipelines.running.push(served);
+    }
+
+    /// The state of every pipeline.
+    pub fn health(&self) -> Vec<PipelineHealth> {
+        let waiting = self.waiting().into_iter().map(PipelineHealth::waiting);
+        self.running().iter().map(Served::health).chain(waiting).collect()
+    }
+
+    /// The state of all in one line: what is wrong first, or how many there are.
+    pub fn status_line(&self) -> String {
+        let pipelines = self.health();
+        let problem = pipelines.iter().find_map(|health| Some((&health.pipeline, health.problems.first()?)));
+        match problem {
+            Some((pipeline, problem)) => format!("{pipeline}: {problem}"),
+            None => {
+                let waiting = pipelines.iter().filter(|health| health.waits_for.is_some()).count();
+                format!("{} pipelines run, {waiting} wait for messages", pipelines.len() - waiting)
+            }
+        }
+    }
+
+    /// Whether an engine has been at one record for at least so long.
+    pub fn is_stuck(&self, at_least: Duration) -> bool {
+        self.running().iter().any(|served| {
+            let (does, since) = served.metrics().engine_does.get();
+            EngineDoes::of(does) == EngineDoes::Works && since >= at_least
+        })
     }
 
     /// Those that run.
@@ -118,33 +148,9 @@ fn answer(status: StatusCode, value: &serde_json::Value) -> Response {
 }
 
 async fn health(State(admin): State<Arc<Admin>>) -> Response {
-    let waiting = admin.board.waiting().into_iter();
-    let waiting = waiting.map(|name| json!({ "pipeline": name, "ready": false, "waits_for": "messages" }));
-    let pipelines: Vec<_> = admin
-        .board
-        .running()
-        .iter()
-        .map(|served| {
-            let metrics = served.metrics();
-            let owed: Vec<_> = metrics
-                .owed()
-                .into_iter()
-                .map(|(epoch, whom)| json!({ "epoch": epoch, "waits_for": whom }))
-                .collect();
-            let totals = metrics.totals();
-            json!({
-                "pipeline": metrics.pipeline(),
-                "ready": served.ready.load(Ordering::Relaxed),
-                "epoch": metrics.committed(),
-                "epochs_under_way": owed,
-                "source_rows": totals.source_rows,
-                "sink_rows": totals.sink_rows.into_iter().collect::<std::collections::BTreeMap<_, _>>(),
-                "control": metrics.control.to_json(),
-            })
-        })
-        .chain(waiting)
-        .collect();
-    answer(StatusCode::OK, &json!({ "pipelines": pipelines }))
+    let pipelines = admin.board.health();
+    let healthy = pipelines.iter().all(|pipeline| pipeline.problems.is_empty());
+    answer(StatusCode::OK, &json!({ "healthy": healthy, "pipelines": pipelines }))
 }
 
 async fn ready(State(admin): State<Arc<Admin>>) -> Response {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 
 use crate::clock::wall;
 
@@ -36,9 +36,53 @@ struct State {
     last: Option<(ReloadOutcome, i64, String)>,
     reloads: BTreeMap<ReloadOutcome, u64>,
     restarts: u64,
-    failure: Option<(i64, String)>,
+    failure: Option<String>,
     skipped: u64,
-    skipped_last: Option<(u64, String)>,
+    skipped_last: Option<String>,
+}
+
+/// The same for `/health`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ControlHealth {
+    /// Since when a reload is under way; `null` if none is.
+    pub reloading_seconds: Option<f64>,
+    /// The reload that ended last.
+    pub last_reload: Option<ReloadHealth>,
+    /// How often the engine was built again after a failure.
+    pub engine_restarts: u64,
+    /// Why, the last time.
+    pub last_engine_failure: Option<String>,
+    /// Records that were left out because the engine failed at them again and again.
+    pub records_skipped: u64,
+    /// The last of them.
+    pub last_record_skipped: Option<String>,
+}
+
+/// A reload that has ended.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ReloadHealth {
+    /// `applied`, `unchanged` or `rejected`.
+    pub outcome: String,
+    /// When.
+    pub seconds_ago: f64,
+    /// What became of the operators, or all that is wrong.
+    pub message: String,
+}
+
+impl ControlHealth {
+    /// What a person should know.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if let Some(reload) = self.last_reload.as_ref().filter(|reload| reload.outcome == "rejected") {
+            let first = reload.message.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+            problems.push(format!("the last reload was rejected: {}", first.trim()));
+        }
+        if let Some(last) = &self.last_record_skipped {
+            problems.push(format!("{} records were left out; the last: {last}", self.records_skipped));
+        }
+        problems
+    }
 }
 
 /// The story of one pipeline. It goes on over reloads.
@@ -67,14 +111,14 @@ impl Control {
     pub fn restarting(&self, reason: &str) {
         let mut state = self.state();
         state.restarts += 1;
-        state.failure = Some((wall().micros(), reason.to_owned()));
+        state.failure = Some(reason.to_owned());
     }
 
     /// A record was left out.
     pub fn skipped(&self, offset: u64, reason: &str) {
         let mut state = self.state();
         state.skipped += 1;
-        state.skipped_last = Some((offset, reason.to_owned()));
+        state.skipped_last = Some(format!("record {offset}: {reason}"));
     }
 
     /// How many reloads have ended how.
@@ -93,26 +137,21 @@ impl Control {
     }
 
     /// As `/health` shows it.
-    pub fn to_json(&self) -> Value {
-        let seconds = |since_us: i64| (wall().micros() - since_us).max(0) / 1_000_000;
+    pub fn health(&self) -> ControlHealth {
+        let seconds = |since_us: i64| (wall().micros() - since_us).max(0) as f64 / 1e6;
         let state = self.state();
-        let last = state.last.as_ref().map(|(outcome, at_us, message)| {
-            json!({ "outcome": outcome.word(), "seconds_ago": seconds(*at_us), "message": message })
-        });
-        let failure = state
-            .failure
-            .as_ref()
-            .map(|(at_us, reason)| json!({ "seconds_ago": seconds(*at_us), "reason": reason }));
-        let skipped =
-            state.skipped_last.as_ref().map(|(offset, reason)| json!({ "offset": offset, "reason": reason }));
-        json!({
-            "reloading_for_seconds": state.reloading_since_us.map(seconds),
-            "last_reload": last,
-            "engine_restarts": state.restarts,
-            "last_engine_failure": failure,
-            "records_skipped": state.skipped,
-            "last_record_skipped": skipped,
-        })
+        ControlHealth {
+            reloading_seconds: state.reloading_since_us.map(seconds),
+            last_reload: state.last.as_ref().map(|(outcome, at_us, message)| ReloadHealth {
+                outcome: outcome.word().to_owned(),
+                seconds_ago: seconds(*at_us),
+                message: message.clone(),
+            }),
+            engine_restarts: state.restarts,
+            last_engine_failure: state.failure.clone(),
+            records_skipped: state.skipped,
+            last_record_skipped: state.skipped_last.clone(),
+        }
     }
 
     /// Whether a reload is under way.

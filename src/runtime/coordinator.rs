@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
+use super::activity::Held;
 use super::durable::{Checkpoints, Saved};
 use super::metrics::PipelineMetrics;
 use super::reload::Replacement;
@@ -203,6 +204,7 @@ impl Coordinator {
             if let Some(outcome) = self.send_outbox()? {
                 return Ok(outcome);
             }
+            self.metrics.held.stay(self.held_by() as u16);
             match self.wake(doors).await {
                 Wake::Report(report) => {
                     if let Some(outcome) = self.report(report)? {
@@ -256,6 +258,19 @@ impl Coordinator {
             arrival = doors.arrivals.recv(), if taking => Wake::Arrival(arrival),
             () = sleep_until(at), if at.is_some() => Wake::Timer,
             Ok(()) = lines.deadline.changed(), if idle => Wake::Room,
+        }
+    }
+
+    /// What keeps rows from being taken.
+    fn held_by(&self) -> Held {
+        let sequencer = &self.sequencer;
+        match () {
+            () if sequencer.takes() => Held::Free,
+            () if sequencer.is_stopping() => Held::Stopping,
+            () if self.held.is_some() => Held::Reload,
+            () if sequencer.is_tight() => Held::LogFull,
+            () if sequencer.waiting() > 0 => Held::RecordsBefore,
+            () => Held::FirstCheckpoint,
         }
     }
 

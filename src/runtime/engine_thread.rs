@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
+use super::activity::{Activity, EngineDoes};
 use super::suspects::Mark;
 use super::valve::Valve;
 use super::wire::{Delivery, Report, Stamped};
@@ -51,6 +52,8 @@ pub struct EngineLines {
     pub mark: Option<Mark>,
     /// Offsets of records that have failed too often: they are left out.
     pub skip: Vec<u64>,
+    /// What this thread does.
+    pub does: Arc<Activity>,
 }
 
 /// Starts the thread. It ends when its feed closes, a sink is gone, or the engine fails.
@@ -92,6 +95,7 @@ fn drive(mut engine: Engine, mut lines: EngineLines, handling: &mut Option<u64>)
             Err(mpsc::error::TryRecvError::Disconnected) => break,
             Err(mpsc::error::TryRecvError::Empty) => {
                 publish(&engine, &mut stats, &lines);
+                lines.does.begin(EngineDoes::Idle.number());
                 match lines.feed.blocking_recv() {
                     Some(stamped) => stamped,
                     None => break,
@@ -100,6 +104,7 @@ fn drive(mut engine: Engine, mut lines: EngineLines, handling: &mut Option<u64>)
         };
         stats.offset = stamped.offset;
         let started = Instant::now();
+        lines.does.begin_at(EngineDoes::Works.number(), started);
         let going = handle(&mut engine, stamped, &mut lines, handling)?;
         stats.call_max = stats.call_max.max(started.elapsed());
         if !going {
@@ -155,7 +160,7 @@ fn handle(
                     Event::Barrier(barrier) => Delivery::Barrier(barrier.epoch),
                     Event::End => Delivery::End,
                 };
-                lines.valve.send(&lines.sinks[sink], delivery)
+                give(lines, sink, delivery)
             }
             Effect::Snapshot(snapshot) => lines.reports.send(Report::Snapshot(snapshot)).is_ok(),
             Effect::Rejected { epoch, node, error } => {
@@ -169,6 +174,20 @@ fn handle(
     let deadline = engine.deadline();
     lines.deadline.send_if_modified(|known| std::mem::replace(known, deadline) != deadline);
     Ok(true)
+}
+
+/// Hands a delivery over, waiting for a sink that is full; false when it is gone.
+fn give(lines: &mut EngineLines, sink: usize, delivery: Delivery) -> bool {
+    match lines.sinks[sink].try_send(delivery) {
+        Ok(()) => true,
+        Err(mpsc::error::TrySendError::Closed(_)) => false,
+        Err(mpsc::error::TrySendError::Full(delivery)) => {
+            lines.does.begin(EngineDoes::WaitsForSink(sink).number());
+            let given = lines.valve.send(&lines.sinks[sink], delivery);
+            lines.does.begin(EngineDoes::Works.number());
+            given
+        }
+    }
 }
 
 fn publish(engine: &Engine, stats: &mut EngineStats, lines: &EngineLines) {

@@ -4,11 +4,13 @@
 //! tells the coordinator, which lets the sources acknowledge, and only then hands the records to the engine. At
 //! the start it first hands on what the log holds behind the checkpoint.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
+use super::activity::{Activity, JournalDoes};
 use super::valve::Valve;
 use super::wire::{Report, Stamped};
 use crate::core::{Position, Record};
@@ -39,6 +41,8 @@ pub struct JournalLines {
     pub replayed: oneshot::Sender<Replayed>,
     /// Through which records go to the engine.
     pub valve: Valve,
+    /// What this thread does.
+    pub does: Arc<Activity>,
 }
 
 /// Starts the journal's thread. It ends when its feed closes, and then says whether all that it was given is in the
@@ -64,9 +68,9 @@ pub fn spawn(
 
 fn drive(mut log: Log, mut writer: Writer, replay: Replay, mut lines: JournalLines) -> Result<()> {
     // What was in doubt when the log was opened is safe before anything follows from it.
-    sync(&mut log, &lines.reports)?;
+    sync(&mut log, &lines.reports, &lines.does)?;
     let Some(replayed) = give_again(&mut log, replay, &mut lines)? else { return Ok(()) };
-    let JournalLines { mut feed, mut removals, engine, reports, replayed: told, mut valve } = lines;
+    let JournalLines { mut feed, mut removals, engine, reports, replayed: told, mut valve, does } = lines;
     if told.send(replayed).is_err() {
         return Ok(());
     }
@@ -89,11 +93,13 @@ fn drive(mut log: Log, mut writer: Writer, replay: Replay, mut lines: JournalLin
             remove(&mut log, offset);
         }
         let mut positions: Vec<(usize, Position)> = Vec::new();
+        does.begin(JournalDoes::Writes as u16);
         for stamped in &group {
-            append(&mut log, &mut writer, stamped, &mut removals, &reports)?;
+            append(&mut log, &mut writer, stamped, &mut removals, &reports, &does)?;
             note_position(stamped, &mut positions);
         }
-        let below = sync(&mut log, &reports)?;
+        let below = sync(&mut log, &reports, &does)?;
+        does.begin(JournalDoes::Idle as u16);
         let grown_bytes = log.grown_bytes() - std::mem::replace(&mut told_bytes, log.grown_bytes());
         let report = Report::Synced { below, positions, grown_bytes, log_bytes: log.bytes() };
         // Nobody may hear it any more.
@@ -121,6 +127,7 @@ fn append(
     stamped: &Stamped,
     removals: &mut mpsc::UnboundedReceiver<u64>,
     reports: &mpsc::UnboundedSender<Report>,
+    does: &Activity,
 ) -> Result<()> {
     let mut told = false;
     loop {
@@ -131,7 +138,8 @@ fn append(
                     warn!(%error, "the log is full; sources wait for the sinks");
                 }
                 // What is in memory must reach the engine's side of the log before room can come.
-                sync(log, reports)?;
+                sync(log, reports, does)?;
+                does.stay(JournalDoes::Full as u16);
                 match removals.blocking_recv() {
                     Some(offset) => remove(log, offset),
                     None => return Err(error),
@@ -141,6 +149,7 @@ fn append(
                 if !std::mem::replace(&mut told, true) {
                     warn!(%error, "the log cannot be written; trying again");
                 }
+                does.stay(JournalDoes::Fails as u16);
                 std::thread::sleep(RETRY_AFTER);
             }
             Err(error) => return Err(error),
@@ -149,7 +158,7 @@ fn append(
 }
 
 /// Syncs, as soon as the disk can; an error only when nobody waits for it any more.
-fn sync(log: &mut Log, reports: &mpsc::UnboundedSender<Report>) -> Result<u64> {
+fn sync(log: &mut Log, reports: &mpsc::UnboundedSender<Report>, does: &Activity) -> Result<u64> {
     let mut told = false;
     loop {
         match log.sync() {
@@ -159,6 +168,7 @@ fn sync(log: &mut Log, reports: &mpsc::UnboundedSender<Report>) -> Result<u64> {
                 if !std::mem::replace(&mut told, true) {
                     warn!(%error, "the log cannot be synced; nothing is acknowledged until it can");
                 }
+                does.stay(JournalDoes::Fails as u16);
                 std::thread::sleep(RETRY_AFTER);
             }
         }

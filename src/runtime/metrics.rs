@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 
+use super::activity::Activity;
 use super::control::Control;
 use super::engine_thread::EngineStats;
 use super::sink_task::SinkCounters;
@@ -24,11 +25,14 @@ pub struct SourceCounters {
     batches: AtomicU64,
     bytes: AtomicU64,
     others: Mutex<BTreeMap<Count, u64>>,
+    /// Since when there were no rows.
+    quiet: Activity,
 }
 
 impl SourceCounters {
     /// It has given a batch.
     pub(super) fn rows(&self, batch: &RecordBatch) {
+        self.quiet.begin(0);
         self.rows.fetch_add(batch.num_rows() as u64, Relaxed);
         self.batches.fetch_add(1, Relaxed);
         let payload = batch.column_by_name("payload").map_or_else(
@@ -67,11 +71,32 @@ pub struct PipelineMetrics {
     pub engine: Arc<Mutex<EngineStats>>,
     log_bytes: AtomicU64,
     epoch: AtomicU64,
-    owed: Mutex<Vec<(u64, Vec<String>)>>,
+    owed: Mutex<Vec<Owed>>,
+    /// Since the pipeline's start.
+    started: Instant,
+    checkpoint: Duration,
+    has_log: bool,
+    /// What the engine's thread does: [`EngineDoes`](super::activity::EngineDoes).
+    pub engine_does: Arc<Activity>,
+    /// What the journal's thread does, where there is one: [`JournalDoes`](super::activity::JournalDoes).
+    pub journal_does: Arc<Activity>,
+    /// What keeps rows from being taken: [`Held`](super::activity::Held).
+    pub held: Activity,
     /// What became of models: applied or refused, by node and by the way they came.
     submitted: Mutex<BTreeMap<(&'static str, String, &'static str), u64>>,
     /// What was done to it while it ran.
     pub control: Arc<Control>,
+}
+
+/// An epoch under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owed {
+    /// Its number.
+    pub epoch: u64,
+    /// On whom it waits: `engine` or the names of sinks.
+    pub whom: Vec<String>,
+    /// When it was first seen under way.
+    pub since: Instant,
 }
 
 /// A consistent-enough copy of the counts, for a display.
@@ -89,6 +114,12 @@ impl PipelineMetrics {
     /// All zero.
     pub fn new(pipeline: &str, source_names: Vec<String>, sink_names: Vec<String>) -> Self {
         Self {
+            started: Instant::now(),
+            checkpoint: Duration::from_secs(30),
+            has_log: false,
+            engine_does: Arc::default(),
+            journal_does: Arc::default(),
+            held: Activity::default(),
             pipeline: pipeline.to_owned(),
             sources: source_names.iter().map(|_| Arc::default()).collect(),
             source_names,
@@ -117,6 +148,7 @@ impl PipelineMetrics {
                 *counters = Arc::clone(&before.sinks[known]);
             }
         }
+        self.started = before.started;
         self.log_bytes = AtomicU64::new(before.log_bytes.load(Relaxed));
         self.epoch = AtomicU64::new(before.committed());
         if let Ok(submitted) = before.submitted.lock() {
@@ -131,6 +163,35 @@ impl PipelineMetrics {
     pub fn with_connected(mut self, connected: Vec<Option<Arc<AtomicBool>>>) -> Self {
         self.connected = connected;
         self
+    }
+
+    /// Takes over how often epochs are meant to be committed.
+    #[must_use]
+    pub fn with_checkpoint(mut self, checkpoint: Duration) -> Self {
+        self.checkpoint = checkpoint;
+        self
+    }
+
+    /// Takes over whether there is an input log.
+    #[must_use]
+    pub fn with_log(mut self, has_log: bool) -> Self {
+        self.has_log = has_log;
+        self
+    }
+
+    /// Whether there is an input log.
+    pub fn has_log(&self) -> bool {
+        self.has_log
+    }
+
+    /// How often epochs are meant to be committed.
+    pub fn checkpoint(&self) -> Duration {
+        self.checkpoint
+    }
+
+    /// How long it has run.
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
     }
 
     /// The pipeline's name.
@@ -158,10 +219,13 @@ impl PipelineMetrics {
 
     pub(super) fn set_owed(&self, epochs: &Epochs) {
         if let Ok(mut owed) = self.owed.lock() {
-            owed.clear();
-            owed.extend(
-                epochs.owed().map(|(epoch, whom)| (epoch.0, whom.into_iter().map(str::to_owned).collect())),
-            );
+            let now = Instant::now();
+            let known = std::mem::take(&mut *owed);
+            owed.extend(epochs.owed().map(|(epoch, whom)| Owed {
+                epoch: epoch.0,
+                whom: whom.into_iter().map(str::to_owned).collect(),
+                since: known.iter().find(|known| known.epoch == epoch.0).map_or(now, |known| known.since),
+            }));
         }
     }
 
@@ -197,8 +261,27 @@ impl PipelineMetrics {
     }
 
     /// On whom each epoch under way waits.
-    pub fn owed(&self) -> Vec<(u64, Vec<String>)> {
+    pub fn owed(&self) -> Vec<Owed> {
         self.owed.lock().map(|owed| owed.clone()).unwrap_or_default()
+    }
+
+    /// Each source: its name, whether it is connected if it talks to a peer, its rows, and how long ago the last came.
+    pub fn source_states(&self) -> impl Iterator<Item = (&str, Option<bool>, u64, Duration)> {
+        self.source_names.iter().zip(&self.sources).enumerate().map(|(index, (name, source))| {
+            let connected = self.connected.get(index).and_then(Option::as_ref);
+            let connected = connected.map(|connected| connected.load(Relaxed));
+            (name.as_str(), connected, source.rows.load(Relaxed), source.quiet.get().1)
+        })
+    }
+
+    /// The names of the sinks, in graph order.
+    pub fn sink_names(&self) -> &[String] {
+        &self.sink_names
+    }
+
+    /// Bytes of the input log.
+    pub fn log_bytes(&self) -> u64 {
+        self.log_bytes.load(Relaxed)
     }
 
     /// The counts as a display needs them.
@@ -209,6 +292,13 @@ impl PipelineMetrics {
             sink_rows: (self.sink_names.iter().zip(&self.sinks))
                 .map(|(name, sink)| (name.clone(), sink.rows.load(Relaxed)))
                 .collect(),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn age_owed(&self, by: Duration) {
+        if let Ok(mut owed) = self.owed.lock() {
+            owed.iter_mut().for_each(|epoch| epoch.since -= by);
         }
     }
 
@@ -311,8 +401,8 @@ fn collect(metrics: &PipelineMetrics, families: &mut Families) {
     add("tidegate_log_bytes".to_owned(), "gauge", &[], metrics.log_bytes.load(Relaxed) as f64);
     add("tidegate_epoch".to_owned(), "gauge", &[], metrics.committed() as f64);
     let mut owed: BTreeMap<String, u64> = BTreeMap::new();
-    for (_, whom) in metrics.owed() {
-        whom.into_iter().for_each(|name| *owed.entry(name).or_default() += 1);
+    for epoch in metrics.owed() {
+        epoch.whom.into_iter().for_each(|name| *owed.entry(name).or_default() += 1);
     }
     for name in metrics.sink_names.iter().map(String::as_str).chain(["engine"]) {
         let count = owed.get(name).copied().unwrap_or(0);

@@ -1,5 +1,6 @@
 //! The tokio shell around the engine: tasks for sources and sinks, one thread per engine, the coordinator.
 
+pub mod activity;
 pub mod admin;
 pub mod broker;
 pub mod control;
@@ -7,6 +8,7 @@ pub mod coordinator;
 pub mod durable;
 mod ends;
 pub mod engine_thread;
+pub mod health;
 pub mod journal;
 pub mod metrics;
 pub mod models;
@@ -18,5 +20,6 @@ pub mod sink_task;
 pub mod source_task;
 mod supervisor;
 pub mod suspects;
+pub mod systemd;
 mod valve;
 pub mod wire;

@@ -1,8 +1,9 @@
 //! What the admin port and displays see of one pipeline. After a reload it shows the graph that runs then.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use super::health::PipelineHealth;
 use super::metrics::PipelineMetrics;
 use super::models::Models;
 use super::reload::{Current, Reloader};
@@ -28,6 +29,11 @@ impl Served {
     /// Its counts.
     pub fn metrics(&self) -> Arc<PipelineMetrics> {
         Arc::clone(&self.running.read().unwrap_or_else(PoisonError::into_inner).0)
+    }
+
+    /// The state of the pipeline.
+    pub fn health(&self) -> PipelineHealth {
+        PipelineHealth::of(&self.metrics(), self.ready.load(Ordering::Relaxed))
     }
 
     /// Its models; none before it has begun.

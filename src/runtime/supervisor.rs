@@ -224,7 +224,11 @@ impl Supervisor {
         let source_names: Vec<String> = sources.iter().map(|source| source.name.clone()).collect();
         let sink_names: Vec<String> = sinks.iter().map(|sink| sink.name.clone()).collect();
         let metrics = PipelineMetrics::new(&self.name, source_names.clone(), sink_names.clone());
-        let metrics = metrics.with_connected(self.ends.connected(&sources)).after(&self.served.metrics());
+        let metrics = metrics
+            .with_connected(self.ends.connected(&sources))
+            .with_checkpoint(settings.checkpoint.0)
+            .with_log(has_log)
+            .after(&self.served.metrics());
         let metrics = Arc::new(metrics);
 
         let (reports, reports_in) = mpsc::unbounded_channel();
@@ -245,6 +249,7 @@ impl Supervisor {
             deadline,
             stats: Arc::clone(&metrics.engine),
             valve: caller.valve()?,
+            does: Arc::clone(&metrics.engine_does),
             mark: self.data.as_ref().filter(|_| has_log).map(Mark::open).transpose()?,
             skip: self.suspects.skipped().map(|suspect| suspect.offset).collect(),
         };
@@ -275,6 +280,7 @@ impl Supervisor {
                     reports,
                     replayed,
                     valve: caller.valve()?,
+                    does: Arc::clone(&metrics.journal_does),
                 };
                 let journal = journal::spawn(log, Writer::new(source_names), replay, lines)?;
                 (engine, Some(journal), Replaying::FromLog(replayed_in))
@@ -291,6 +297,11 @@ impl Supervisor {
             self.data.as_ref().map(DataDir::models),
             self.generation,
         ));
+        for vitals in sources.iter().filter_map(|source| source.vitals.as_ref()) {
+            // Whatever graph runs when it asks.
+            let served = self.served.clone();
+            let _ = vitals.set(Box::new(move || served.health().problems));
+        }
         self.current.set(digest, &settings);
         self.served.set(Arc::clone(&metrics), Arc::clone(&models));
         Ok(Run {

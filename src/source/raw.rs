@@ -43,6 +43,11 @@ impl RawBuilder {
         }
     }
 
+    /// How many messages are in it.
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
     /// Whether no message is in it.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()

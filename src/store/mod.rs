@@ -20,6 +20,8 @@ pub mod journal;
 pub mod log;
 pub mod memory;
 mod options;
+mod payloads;
+mod planes;
 pub mod record;
 pub mod recovery;
 mod segment;

@@ -15,7 +15,7 @@ pub struct LogOptions {
     pub block_bytes_max: usize,
     /// Bytes of the whole log. At least two segments and a block, so that removal always makes room.
     pub bytes_max: u64,
-    /// Whether to compress blocks with zstd, level 1.
+    /// Whether to compress blocks with zstd, at a fast level.
     pub compress: bool,
     /// The next record's offset is at least this. Pass the log offset of the newest checkpoint: should the disk have
     /// lost the end of the log, no offset is given out twice.
@@ -23,13 +23,13 @@ pub struct LogOptions {
 }
 
 impl Default for LogOptions {
-    /// 256 MiB in segments of 8 MiB and blocks of up to 4 MiB, uncompressed.
+    /// 256 MiB in segments of 8 MiB and blocks of up to 4 MiB, compressed.
     fn default() -> Self {
         Self {
             segment_bytes_max: 8 << 20,
             block_bytes_max: 4 << 20,
             bytes_max: 256 << 20,
-            compress: false,
+            compress: true,
             offset_min: 0,
         }
     }

@@ -150,6 +150,7 @@ impl SourceConfig for Sensor {
                 companion: None,
                 connected: None,
                 delivery: Some(delivery),
+                vitals: None,
                 notes: self
                     .client_id
                     .is_none()
@@ -185,6 +186,7 @@ impl SourceConfig for Recording {
             companion: None,
             connected: None,
             delivery: None,
+            vitals: None,
             notes: Vec::new(),
         })
     }

@@ -88,16 +88,31 @@ fn numbers(bytes: &[u8]) -> Vec<u64> {
     memchr::memmem::find_iter(bytes, mark).map(digits).collect()
 }
 
+/// A number in letters: the log keeps digits of messages as numbers, letters as they are.
+fn letters(number: u64) -> String {
+    number.to_string().bytes().map(|digit| char::from(digit - b'0' + b'a')).collect()
+}
+
+/// The numbers in letters behind each `"id":"` in some bytes.
+fn lettered_numbers(bytes: &[u8]) -> Vec<u64> {
+    let mark = b"\"id\":\"";
+    let number = |at: usize| {
+        let letters = bytes[at + mark.len()..].iter().take_while(|byte| byte.is_ascii_lowercase());
+        letters.fold(0, |number, letter| number * 10 + u64::from(letter - b'a'))
+    };
+    memchr::memmem::find_iter(bytes, mark).map(number).collect()
+}
+
 /// The same in what is written to the log, which is compressed where that makes it smaller.
 fn logged_numbers(bytes: &[u8]) -> Vec<u64> {
-    let mut found = numbers(bytes);
+    let mut found = lettered_numbers(bytes);
     for at in memchr::memmem::find_iter(bytes, &[0x28, 0xb5, 0x2f, 0xfd]) {
         let mut block = Vec::new();
         // Whatever follows the frame is not part of it.
         let frame =
             zstd::stream::read::Decoder::new(&bytes[at..]).map(zstd::stream::read::Decoder::single_frame);
         if frame.is_ok_and(|mut frame| std::io::Read::read_to_end(&mut frame, &mut block).is_ok()) {
-            found.extend(numbers(&block));
+            found.extend(lettered_numbers(&block));
         }
     }
     found
@@ -216,7 +231,8 @@ fn nothing_is_acknowledged_sent_or_named_before_it_is_synced() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
-    let message = |n| Message::new("plant", format!("{{\"ts\":{},\"n\":{n}}}", 1_700_000_000_000 + n));
+    let payload = |n| format!("{{\"ts\":{},\"n\":{n},\"id\":\"{}\"}}", 1_700_000_000_000 + n, letters(n));
+    let message = |n| Message::new("plant", payload(n));
     let plant = Plant::start(vec![("plant", (0..MESSAGES).map(message).collect())]);
     let at = |name: &str| directory.path().join(name).display().to_string();
     let pipeline = format!(

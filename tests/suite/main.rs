@@ -7,6 +7,7 @@ mod columns;
 mod durability;
 mod examples;
 mod golden;
+mod health;
 mod http;
 mod kernels;
 mod laws;

@@ -23,6 +23,7 @@ use crate::net::mqtt::Version;
 use crate::net::secret;
 use crate::net::tls::TlsSettings;
 use crate::registry::BatchLimits;
+use crate::source::gather::Gather;
 use crate::source::raw::RawBuilder;
 use crate::units::Secret;
 
@@ -93,6 +94,9 @@ pub struct MqttSource {
     /// Messages taken at QoS 1 in this process; the number is the position.
     taken: u64,
     unacknowledged: VecDeque<(u64, u16)>,
+    gather: Gather,
+    /// When the last message came.
+    came_at: Instant,
     counts: Vec<(Count, u64)>,
     lost_said: bool,
     subscribed: Arc<AtomicBool>,
@@ -119,6 +123,8 @@ impl MqttSource {
             started: Instant::now(),
             taken: 0,
             unacknowledged: VecDeque::new(),
+            gather: Gather::default(),
+            came_at: Instant::now(),
             counts: Vec::new(),
             lost_said: false,
             subscribed: Arc::new(AtomicBool::new(false)),
@@ -354,20 +360,37 @@ impl MqttSource {
         self.link = Link::Up(Box::new(Up { connection, ping_at, pong_by: None, to_skip: 0 }));
     }
 
-    /// At QoS 1 the broker may be waiting for acknowledgements of just these messages, so a batch is handed on as
-    /// soon as nothing more is there; at QoS 0 it waits for its age.
-    async fn dry(&mut self) -> bool {
-        if self.settings.qos == 0 || self.builder.is_empty() {
-            return false;
+    /// Messages under way that the broker may be waiting for before it sends more.
+    fn under_way(&self) -> usize {
+        self.unacknowledged.len().max(self.builder.len())
+    }
+
+    /// Whether a batch is to be handed on, whatever may come. At QoS 0 it waits for its age; at QoS 1 the broker may be
+    /// waiting for acknowledgements of just these messages.
+    fn is_due(&mut self, due: Option<Instant>) -> bool {
+        let Some(due) = due else { return false };
+        if self.builder.is_full() {
+            return true;
         }
-        let Link::Up(up) = &mut self.link else { return true };
+        let aged = due <= Instant::now();
+        if aged {
+            self.gather.aged(self.under_way(), self.came_at.elapsed(), self.settings.batch.age);
+        }
+        aged || matches!(self.link, Link::Down { .. } | Link::Opening(_)) && self.settings.qos > 0
+    }
+
+    /// Whether there is a batch at QoS 1 that need not wait for its age.
+    fn has_enough(&self) -> bool {
+        self.settings.qos > 0 && !self.builder.is_empty() && self.gather.is_enough(self.builder.len())
+    }
+
+    /// Reads what is there already; false if that is nothing. A lost connection shows again at the next read.
+    async fn read_more(&mut self) -> bool {
+        let Link::Up(up) = &mut self.link else { return false };
         tokio::select! {
             biased;
-            read = up.connection.read() => {
-                // A lost connection shows again at the next read.
-                read.is_err()
-            }
-            () = std::future::ready(()) => true,
+            read = up.connection.read() => read.is_ok(),
+            () = std::future::ready(()) => false,
         }
     }
 }
@@ -428,15 +451,28 @@ impl Source for MqttSource {
 
     async fn next(&mut self) -> Result<Option<SourceBatch>> {
         loop {
+            let rows = self.builder.len();
             if let Err(lost) = self.take() {
                 self.lost(&lost);
             }
+            if self.builder.len() > rows {
+                self.came_at = Instant::now();
+                self.gather.came(self.under_way());
+            }
             let due = self.builder.due().map(|due| self.started + due);
-            if self.builder.is_full() || due.is_some_and(|due| due <= Instant::now()) || self.dry().await {
+            if self.is_due(due) {
                 if let Some(batch) = self.hand_on()? {
                     return Ok(Some(batch));
                 }
                 continue;
+            }
+            if self.has_enough() {
+                if self.read_more().await {
+                    continue;
+                }
+                if let Some(batch) = self.hand_on()? {
+                    return Ok(Some(batch));
+                }
             }
             if let Err(lost) = self.step(due).await {
                 self.lost(&lost);
