@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tracing::{debug, error, warn};
 
 use super::activity::Held;
@@ -21,6 +21,9 @@ use crate::core::{
     Change, Commit, Epoch, Model, Position, Record, Sequencer, SequencerSettings, Snapshot, Start,
 };
 use crate::error::{Error, Kind, Result};
+
+/// How long a part that has ended may take to say why.
+const REASON_MAX: Duration = Duration::from_secs(1);
 
 /// What somebody outside wants of a running pipeline.
 pub enum Request {
@@ -201,7 +204,7 @@ impl Coordinator {
             if let Some(outcome) = self.begin_waiting() {
                 return Ok(outcome);
             }
-            if let Some(outcome) = self.send_outbox()? {
+            if let Some(outcome) = self.send_outbox().await? {
                 return Ok(outcome);
             }
             self.metrics.held.stay(self.held_by() as u16);
@@ -355,7 +358,7 @@ impl Coordinator {
         epochs.collect::<Vec<_>>().join("; ")
     }
 
-    fn send_outbox(&mut self) -> Result<Option<Outcome>> {
+    async fn send_outbox(&mut self) -> Result<Option<Outcome>> {
         while let Some(stamped) = self.sequencer.poll() {
             match self.lines.feed.try_send(stamped) {
                 Ok(()) => {}
@@ -366,7 +369,7 @@ impl Coordinator {
                 Err(mpsc::error::TrySendError::Closed(stamped)) => {
                     self.sequencer.put_back(stamped);
                     // Whoever closed it has said why, or is about to.
-                    while let Ok(report) = self.lines.reports.try_recv() {
+                    while let Ok(Some(report)) = timeout(REASON_MAX, self.lines.reports.recv()).await {
                         if let Some(outcome) = self.report(report)? {
                             return Ok(Some(outcome));
                         }

@@ -64,15 +64,16 @@ pub fn spawn(engine: Engine, lines: EngineLines) -> Result<std::thread::JoinHand
     std::thread::Builder::new()
         .name("engine".to_owned())
         .spawn(move || {
-            let reports = lines.reports.clone();
+            // They close behind the report: whoever finds them closed finds the reason as well.
+            let mut lines = lines;
             let mut handling = None;
-            let outcome = catch_unwind(AssertUnwindSafe(|| drive(engine, lines, &mut handling)));
+            let outcome = catch_unwind(AssertUnwindSafe(|| drive(engine, &mut lines, &mut handling)));
             let error = match outcome {
                 Ok(Ok(())) => return,
                 Ok(Err(error)) => error,
                 Err(panic) => Error::data(format!("an operator panicked: {}", panic_text(panic.as_ref()))),
             };
-            let _ = reports.send(Report::Engine { offset: handling, error });
+            let _ = lines.reports.send(Report::Engine { offset: handling, error });
         })
         .map_err(|error| Error::io("starting the engine thread", &error))
 }
@@ -85,16 +86,16 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
         .unwrap_or("no message")
 }
 
-fn drive(mut engine: Engine, mut lines: EngineLines, handling: &mut Option<u64>) -> Result<()> {
+fn drive(mut engine: Engine, lines: &mut EngineLines, handling: &mut Option<u64>) -> Result<()> {
     let mut stats = EngineStats::default();
     let mut published = Instant::now();
-    publish(&engine, &mut stats, &lines);
+    publish(&engine, &mut stats, lines);
     loop {
         let stamped = match lines.feed.try_recv() {
             Ok(stamped) => stamped,
             Err(mpsc::error::TryRecvError::Disconnected) => break,
             Err(mpsc::error::TryRecvError::Empty) => {
-                publish(&engine, &mut stats, &lines);
+                publish(&engine, &mut stats, lines);
                 lines.does.begin(EngineDoes::Idle.number());
                 match lines.feed.blocking_recv() {
                     Some(stamped) => stamped,
@@ -105,17 +106,17 @@ fn drive(mut engine: Engine, mut lines: EngineLines, handling: &mut Option<u64>)
         stats.offset = stamped.offset;
         let started = Instant::now();
         lines.does.begin_at(EngineDoes::Works.number(), started);
-        let going = handle(&mut engine, stamped, &mut lines, handling)?;
+        let going = handle(&mut engine, stamped, lines, handling)?;
         stats.call_max = stats.call_max.max(started.elapsed());
         if !going {
             break;
         }
         if published.elapsed() >= PUBLISH_EVERY {
-            publish(&engine, &mut stats, &lines);
+            publish(&engine, &mut stats, lines);
             published = Instant::now();
         }
     }
-    publish(&engine, &mut stats, &lines);
+    publish(&engine, &mut stats, lines);
     Ok(())
 }
 

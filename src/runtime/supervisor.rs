@@ -450,9 +450,10 @@ impl Supervisor {
                 },
                 done = &mut replayed => {
                     self.unheard.extend(wanted.map(Request::Reload));
-                    return done.map(Ok).map_err(|_| {
-                        Error::state("the log could not be replayed; the lines before say why")
-                    });
+                    return match done {
+                        Ok(replayed) => Ok(Ok(replayed)),
+                        Err(_) => Err(failure_of(reports).await),
+                    };
                 }
                 Some(request) = self.doors.requests.recv(), if wanted.is_none() && listens(&self.unheard) => {
                     match request {
@@ -717,6 +718,16 @@ async fn join<T: Send + 'static>(thread: std::thread::JoinHandle<T>, most: Durat
     });
     let _ = joined.await;
     if ended.load(Ordering::Relaxed) { thread.join().ok() } else { None }
+}
+
+/// Why the journal has ended: it says so behind closing its lines.
+async fn failure_of(reports: &mut mpsc::UnboundedReceiver<Report>) -> Error {
+    while let Ok(Some(report)) = tokio::time::timeout(CLOSING_MAX, reports.recv()).await {
+        if let Report::Failed(error) = report {
+            return error;
+        }
+    }
+    Error::state("the log could not be replayed; the lines before say why")
 }
 
 fn nothing() -> Replayed {
