@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
-use crate::core::schema::{raw, type_name};
+use crate::core::schema::{REPLAYED_COLUMN, raw, type_name};
 use crate::core::{Edge, Fingerprint, Graph, Node as GraphNode, Port, SinkNode};
 use crate::registry::{
     BatchLimits, Built, BuiltSource, Columns, ComponentType, Context, Files, InputSchema, Inputs, Keyed,
@@ -17,7 +17,7 @@ use crate::registry::{
 
 use super::declare::{Component, Role, report_problems};
 use super::diagnostic::{Place, Report, Severity};
-use super::keys::DECODE_KEYS;
+use super::keys::{DECODE_KEYS, Priority};
 use super::shape::Shape;
 use super::tree::{Node, Table};
 use super::wire::{Link, Wires};
@@ -296,10 +296,26 @@ impl Planner<'_> {
                 let name = component.name.to_owned();
                 let inputs = inputs.iter().map(|input| input.edge).collect();
                 plan.sink_nodes.push(SinkNode { name: name.clone(), inputs });
-                let (sink, network, notes) = (built.sink, built.network, built.notes);
+                let network = built.peer.is_some();
+                let spool = component.sink_keys.as_ref().and_then(|keys| {
+                    let problems = keys.problems(network, self.keeps_state);
+                    report_problems(component.node, problems, Severity::Error, report);
+                    keys.spooling(network, self.keeps_state)
+                });
+                if spool.is_some_and(|spool| spool.priority == Priority::Live) {
+                    refuse_replayed(component, &schemas, report);
+                }
                 let identity =
                     identity(["sink", component.name], &table_without(component, &["inputs"]), &schemas);
-                plan.sinks.push(PlannedSink { name, kind: kind.name, identity, sink, network, notes });
+                plan.sinks.push(PlannedSink {
+                    name,
+                    kind: kind.name,
+                    identity,
+                    sink: built.sink,
+                    peer: built.peer,
+                    spool,
+                    notes: built.notes,
+                });
             }
             Err(problems) => report_problems(component.node, problems, Severity::Error, report),
         }
@@ -334,6 +350,17 @@ fn canonical(table: &toml::Table) -> String {
         value => format!("{key:?}={value}"),
     });
     said.collect::<Vec<_>>().join(",")
+}
+
+/// The column that tells gathered rows from new ones must not be there already.
+fn refuse_replayed(component: &Component<'_>, inputs: &[InputSchema], report: &mut Report) {
+    if let Some(input) = inputs.iter().find(|input| input.schema.field_with_name(REPLAYED_COLUMN).is_ok()) {
+        let message = format!(
+            "`priority = \"live\"` adds a column `{REPLAYED_COLUMN}`, and `{}` has one already",
+            input.name
+        );
+        report.error(&component.node.find("priority", None), message, "give that column another name");
+    }
 }
 
 /// Lays the keys that were found in messages under those that the source has itself.

@@ -14,7 +14,7 @@ use super::declare::Component;
 use super::diagnostic::{Place, Report};
 use super::keys::LOG_BYTES_MAX;
 use super::tree::Node;
-use super::{LogMode, Pipeline, PlannedSource, Settings, has_log};
+use super::{LogMode, Pipeline, PlannedSource, Settings, Spooling, has_log};
 
 /// When so large a part of the log is filled, rows stop; the rest is for what is under way then.
 const LOG_PARTS: u64 = 4;
@@ -263,6 +263,10 @@ pub struct Bounds {
     pub keeping: Vec<(String, Keyed)>,
     /// Most bytes of the log on disk, if there is one.
     pub log_bytes_max: Option<u64>,
+    /// Most bytes of each spool on disk, by sink, and what happens when one is full.
+    pub spools: Vec<(String, Spooling)>,
+    /// Most bytes of the dead letters on disk.
+    pub dead_letters_bytes: u64,
     /// Most bytes of state in the checkpoints on disk: as much an estimate as the state.
     pub checkpoint_bytes: u64,
     /// Without a log, for each source that waits for checkpoints: messages per second at most.
@@ -299,6 +303,10 @@ impl Bounds {
             results_bytes,
             keeping: pipeline.keeping.clone(),
             log_bytes_max: has_log.then_some(LOG_BYTES_MAX),
+            spools: (pipeline.sinks.iter())
+                .filter_map(|sink| Some((sink.name.clone(), sink.spool?)))
+                .collect(),
+            dead_letters_bytes: pipeline.settings.dead_letters_bytes(),
             checkpoint_bytes: if pipeline.settings.data_dir.is_some() {
                 state.saturating_mul(CHECKPOINTS)
             } else {

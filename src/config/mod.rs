@@ -24,12 +24,12 @@ use std::collections::BTreeMap;
 
 use arrow::datatypes::SchemaRef;
 
-use crate::core::{Fingerprint, Graph, Sink, Source};
+use crate::core::{Fingerprint, Graph, Peer, Sink, Source};
 use crate::registry::{BatchLimits, Columns, Companion, Delivery, Files, Keyed, Registry};
 
 pub use columns::{Finder, Outline, Planned, Unsampled};
 pub use diagnostic::{Diagnostic, Diagnostics, Origin, Place, Severity};
-pub use keys::{BatchKeys, Broker, LogMode, Settings};
+pub use keys::{BatchKeys, Broker, LogMode, Priority, Settings, SpoolFull, Spooling};
 pub use limits::Bounds;
 pub use reference::{explain, reference, schema, undocumented};
 
@@ -97,8 +97,10 @@ pub struct PlannedSink {
     pub identity: Fingerprint,
     /// The running part.
     pub sink: Box<dyn Sink>,
-    /// Whether it writes to a peer that may be away.
-    pub network: bool,
+    /// The receiver alone, if it writes to one that may be away.
+    pub peer: Option<Box<dyn Peer>>,
+    /// The spool before it.
+    pub spool: Option<Spooling>,
     /// What `check` should tell the user about it.
     pub notes: Vec<String>,
 }
@@ -244,6 +246,7 @@ fn assemble(text: &str, registry: &Registry, options: &Options<'_>, report: &mut
     if let Some(settings) = &mut declared.settings {
         settings.data_dir = options.data_dir.clone().or(settings.data_dir.take());
         check_data_dir(settings, &tree, report);
+        check_dead_letters(settings, &tree, report);
     }
     if let (Some(_), Some(entry)) = (&declared.broker, tree.entry("broker")) {
         let message = "the broker keeps messages in memory only: what is not delivered when it stops is lost";
@@ -293,6 +296,15 @@ fn check_data_dir(settings: &Settings, tree: &tree::Table, report: &mut Report) 
     } else {
         let message = "nothing survives a restart: there is no data directory";
         report.warning(&entry.node.place, message, "give one with `data_dir = \"…\"` or `--data-dir`");
+    }
+}
+
+fn check_dead_letters(settings: &Settings, tree: &tree::Table, report: &mut Report) {
+    let wanted = settings.dead_letters.is_some_and(|room| room.0 > 0) && settings.data_dir.is_none();
+    if let (true, Some(entry)) = (wanted, tree.entry("pipeline")) {
+        let message = "dead letters need a data directory, and there is none";
+        let help = "give one with `data_dir = \"…\"` or `--data-dir`";
+        report.error(&entry.node.find("dead_letters", None), message, help);
     }
 }
 

@@ -21,6 +21,7 @@ use crate::core::{
     Change, Commit, Epoch, Model, Position, Record, Sequencer, SequencerSettings, Snapshot, Start,
 };
 use crate::error::{Error, Kind, Result};
+use crate::store::{Letter, LetterBody, LetterKind};
 
 /// How long a part that has ended may take to say why.
 const REASON_MAX: Duration = Duration::from_secs(1);
@@ -117,6 +118,8 @@ pub struct Coordinator {
     /// A reload whose cut is made, and until when its commit is waited for.
     held: Option<(Instant, Box<Replacement>)>,
     committing: Option<tokio::task::JoinHandle<Result<Saved>>>,
+    /// Dead letters that are being written.
+    keeping: tokio::task::JoinSet<Result<()>>,
     /// Offset of the first record behind the checkpoint committed last.
     committed_offset: Option<u64>,
 }
@@ -130,6 +133,7 @@ enum Wake {
     Arrival(Option<Arrival>),
     Timer,
     Committed(Result<Saved>),
+    Kept(Result<()>),
 }
 
 impl Coordinator {
@@ -154,6 +158,7 @@ impl Coordinator {
             answers: VecDeque::new(),
             held: None,
             committing: None,
+            keeping: tokio::task::JoinSet::new(),
             committed_offset: None,
             lines,
         }
@@ -224,6 +229,8 @@ impl Coordinator {
                 Wake::Arrival(Some(arrival)) => self.arrival(arrival),
                 Wake::Arrival(None) => {}
                 Wake::Timer => self.timer(),
+                Wake::Kept(Ok(())) => {}
+                Wake::Kept(Err(error)) => warn!(%error, "a dead letter could not be kept"),
                 Wake::Committed(saved) => {
                     self.committing = None;
                     let saved = saved?;
@@ -248,10 +255,12 @@ impl Coordinator {
         let at = due.map(|mono| self.clock.instant(mono)).into_iter().chain(patience).min();
         let lines = &mut self.lines;
         let committing = &mut self.committing;
+        let keeping = &mut self.keeping;
         tokio::select! {
             biased;
             Some(report) = lines.reports.recv() => Wake::Report(report),
             outcome = async { joined(committing).await }, if committing.is_some() => Wake::Committed(outcome),
+            Some(kept) = keeping.join_next(), if !keeping.is_empty() => Wake::Kept(kept.unwrap_or(Ok(()))),
             Some((source, error)) = doors.failures.recv() => Wake::SourceFailed(source, error),
             request = doors.requests.recv(), if !stopping => Wake::Request(request),
             room = lines.feed.reserve(), if !idle => {
@@ -420,7 +429,7 @@ impl Coordinator {
             }
             Report::Flushed { sink, epoch, position } => self.sequencer.flushed(sink, epoch, position),
             Report::Engine { offset, error } => return Ok(Some(Outcome::EngineFailed { offset, error })),
-            Report::Skipped { offset, record } => self.skipped(offset, &record),
+            Report::Skipped { offset, record } => self.skipped(offset, record),
             Report::Failed(error) => return Err(error),
         }
         self.metrics.set_owed(self.sequencer.epochs());
@@ -431,14 +440,30 @@ impl Coordinator {
         self.sequencer.snapshot(snapshot);
     }
 
-    fn skipped(&self, offset: u64, record: &Record) {
-        let (source, rows) = match record {
-            Record::Batch { input, batch } => (self.metrics.source_name(*input), batch.num_rows()),
-            _ => ("", 0),
-        };
+    /// A record was left out: what is in it becomes a dead letter, where there is a place for them, before any commit
+    /// lets the log forget it.
+    fn skipped(&mut self, offset: u64, record: Record) {
         let reason = "the engine failed at it three times";
+        let Record::Batch { input, batch } = record else {
+            error!(offset, "a record is left out: {reason}");
+            return self.metrics.control.skipped(offset, reason);
+        };
+        let (source, rows) = (self.metrics.source_name(input), batch.num_rows());
         error!(offset, source, rows, "a record is left out: {reason}");
         self.metrics.control.skipped(offset, &format!("{reason}; {rows} rows of `{source}`"));
+        let letter = Letter {
+            kind: LetterKind::Poison,
+            node: source.to_owned(),
+            place: format!("record {offset}"),
+            reason: reason.to_owned(),
+            status: None,
+            wall_us: self.clock.now().wall.micros(),
+            offset: Some(offset),
+            body: LetterBody::Rows(batch),
+        };
+        if let Some(letters) = self.metrics.letters.get().cloned() {
+            self.keeping.spawn(async move { letters.keep(vec![letter]).await });
+        }
     }
 
     fn answer(&mut self, epoch: Epoch, outcome: Result<()>) {
@@ -455,6 +480,7 @@ impl Coordinator {
     /// Commits complete epochs, one at a time.
     fn commit_next(&mut self) -> Option<Outcome> {
         while self.committing.is_none()
+            && self.keeping.is_empty()
             && let Some(commit) = self.sequencer.commit()
         {
             if let Some(checkpoints) = &self.checkpoints {

@@ -14,12 +14,15 @@ use super::metrics::PipelineMetrics;
 use super::sink_task::{self, SinkLines};
 use super::source_task::{self, SourceLines};
 use super::wire::{Arrival, Delivery, Joining, Report, SinkOrder, SourceId};
-use crate::config::{PlannedSink, PlannedSource};
+use crate::config::PlannedSource;
 use crate::core::{Epoch, Fingerprint, Position, Sink, Source};
 use crate::error::{Error, Result};
 
 /// How long a source or sink may take to end.
 pub const CLOSING_MAX: Duration = Duration::from_secs(5);
+
+/// How long a sink that is not waited for may take to end by itself.
+const LEAVING_MAX: Duration = Duration::from_secs(2);
 
 /// Which sources that could run on are opened anew at their position all the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,6 +101,18 @@ pub struct Entrance {
 
 /// Told when a source or sink is open, or why not.
 pub type Opened = oneshot::Receiver<Result<()>>;
+
+/// A sink that is to run.
+pub struct SinkToRun {
+    /// Its name.
+    pub name: String,
+    /// While it is the same, one that runs can run on.
+    pub identity: Fingerprint,
+    /// The running part, with its spool where it has one.
+    pub sink: Box<dyn Sink>,
+    /// Whether it waits for a peer rather than for this machine's disk or pipes.
+    pub network: bool,
+}
 
 /// What sinks are connected to.
 pub struct Exits {
@@ -221,7 +236,7 @@ impl Ends {
     /// If the system gives no thread.
     pub async fn take_sinks(
         &mut self,
-        planned: Vec<PlannedSink>,
+        planned: Vec<SinkToRun>,
         committed: &BTreeMap<String, Position>,
         handover: Handover,
         queue: usize,
@@ -301,9 +316,14 @@ impl Ends {
         staying
     }
 
+    /// It ends when it comes back from what it does, since nobody gives orders any more, or is ended where that can be
+    /// done from outside.
     fn leaving(&mut self, sink: RunningSink) {
         if let Some(abort) = sink.abort {
-            abort.abort();
+            tokio::spawn(async move {
+                tokio::time::sleep(LEAVING_MAX).await;
+                abort.abort();
+            });
         }
         self.leaving.insert(sink.name, sink.gone);
     }

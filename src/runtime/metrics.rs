@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
@@ -15,6 +15,7 @@ use super::activity::Activity;
 use super::control::Control;
 use super::engine_thread::EngineStats;
 use super::sink_task::SinkCounters;
+use super::spool::Letters;
 use crate::clock::wall;
 use crate::core::{Count, Epoch, Epochs, ModelId};
 
@@ -82,6 +83,8 @@ pub struct PipelineMetrics {
     pub journal_does: Arc<Activity>,
     /// What keeps rows from being taken: [`Held`](super::activity::Held).
     pub held: Activity,
+    /// The pipeline's dead letters, if it keeps any.
+    pub letters: OnceLock<Letters>,
     /// What became of models: applied or refused, by node and by the way they came.
     submitted: Mutex<BTreeMap<(&'static str, String, &'static str), u64>>,
     /// What was done to it while it ran.
@@ -130,6 +133,7 @@ impl PipelineMetrics {
             log_bytes: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
             owed: Mutex::default(),
+            letters: OnceLock::new(),
             submitted: Mutex::default(),
             control: Arc::default(),
         }
@@ -324,6 +328,9 @@ pub fn exposition(pipelines: &[Arc<PipelineMetrics>]) -> String {
     text
 }
 
+/// Takes one value: family, type, labels beside the pipeline's, value.
+pub(crate) type Add<'a> = dyn FnMut(String, &'static str, &[(&str, &str)], f64) + 'a;
+
 type Families = BTreeMap<String, (&'static str, Vec<String>)>;
 
 fn collect(metrics: &PipelineMetrics, families: &mut Families) {
@@ -363,6 +370,14 @@ fn collect(metrics: &PipelineMetrics, families: &mut Families) {
         for (count, by) in others {
             add_count(&mut add, name, count, by);
         }
+        if let Some(status) = sink.spool.lock().ok().and_then(|status| status.clone()) {
+            status.collect(name, wall(), &mut add);
+        }
+    }
+    if let Some(letters) = metrics.letters.get() {
+        let (bytes, dropped) = letters.bytes_and_dropped();
+        add("tidegate_dead_letters_bytes".to_owned(), "gauge", &[], bytes as f64);
+        add("tidegate_dead_letters_dropped_total".to_owned(), "counter", &[], dropped as f64);
     }
     let engine = metrics.engine_stats();
     let wall = wall().micros();

@@ -18,6 +18,7 @@ pub mod sampling;
 pub mod served;
 pub mod sink_task;
 pub mod source_task;
+pub mod spool;
 mod supervisor;
 pub mod suspects;
 pub mod systemd;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use super::spool::SpoolStatus;
 use super::wire::{Delivery, Joining, Report, SinkOrder, report_failure};
 use crate::core::{Count, Epoch, Position, Sink};
 use crate::error::Result;
@@ -24,10 +25,13 @@ pub struct SinkCounters {
     pub batches: AtomicU64,
     /// What the sink itself counts.
     pub others: Mutex<BTreeMap<Count, u64>>,
+    /// The spool before it and its receiver, where there is one.
+    pub spool: Mutex<Option<SpoolStatus>>,
 }
 
 impl SinkCounters {
-    fn add(&self, counts: Vec<(Count, u64)>) {
+    /// Adds what was counted.
+    pub fn add(&self, counts: Vec<(Count, u64)>) {
         if let (false, Ok(mut others)) = (counts.is_empty(), self.others.lock()) {
             counts.into_iter().for_each(|(count, by)| *others.entry(count).or_default() += by);
         }
@@ -79,14 +83,21 @@ async fn drive(sink: &mut dyn Sink, lines: &mut SinkLines) -> Result<()> {
             biased;
             order = lines.orders.recv() => match order {
                 Some(SinkOrder::Committed(epoch)) => sink.committed(epoch).await?,
-                Some(SinkOrder::Close(epoch)) => return sink.committed(epoch).await,
+                Some(SinkOrder::Close(epoch)) => {
+                    sink.committed(epoch).await?;
+                    sink.close().await;
+                    return Ok(());
+                }
                 Some(SinkOrder::Finish(epoch)) => return finish(sink, epoch, lines).await,
                 Some(SinkOrder::Join(place)) => {
                     // Everything from the engine before was committed, or none of it counts.
                     lines.place = place;
                     writing = true;
                 }
-                None => return Ok(()),
+                None => {
+                    sink.close().await;
+                    return Ok(());
+                }
             },
             delivery = lines.place.deliveries.recv(), if writing => match delivery {
                 Some(delivery) => {
@@ -112,7 +123,9 @@ async fn finish(sink: &mut dyn Sink, epoch: Epoch, lines: &SinkLines) -> Result<
     }
     sink.flush(epoch).await?;
     lines.counters.add(sink.take_counts());
-    sink.committed(epoch).await
+    sink.committed(epoch).await?;
+    sink.close().await;
+    Ok(())
 }
 
 async fn until(at: Option<Instant>) {

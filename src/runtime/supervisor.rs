@@ -17,19 +17,20 @@ use tracing::{error, info, warn};
 
 use super::coordinator::{Coordinator, CoordinatorLines, Doors, Outcome, Request, Settings};
 use super::durable::DataDir;
-use super::ends::{CLOSING_MAX, Ends, Handover, Opened, Reopen};
+use super::ends::{CLOSING_MAX, Ends, Handover, Opened, Reopen, SinkToRun};
 use super::engine_thread::{self, EngineLines};
 use super::journal::{self, JournalLines};
 use super::metrics::PipelineMetrics;
 use super::models::Models;
 use super::reload::{Current, Rebuild, Reloaded, Replacement};
 use super::served::Served;
+use super::spool::{Letters, Spooled};
 use super::suspects::{FAILURES_MAX, Mark, Suspects};
 use super::valve::Caller;
 use super::wire::{Report, SinkOrder, SourceId, Stamped};
 use crate::clock::Clock;
 use crate::config::keys::LOG_BYTES_MAX;
-use crate::config::{self, Pipeline, PlannedSource, Renamed};
+use crate::config::{self, Pipeline, PlannedSink, PlannedSource, Renamed};
 use crate::core::{Commit, Engine, Epoch, Graph, ModelSlot, Restored, SequencerSettings, Snapshot};
 use crate::error::{Error, Kind, Result};
 use crate::net::backoff::Backoff;
@@ -50,6 +51,8 @@ pub(super) struct Supervisor {
     name: String,
     data: Option<DataDir>,
     installation: String,
+    /// Where dead letters go, if anywhere; their room is that of the start.
+    letters: Option<Letters>,
     rebuild: Option<Rebuild>,
     doors: Doors,
     requests: mpsc::Sender<Request>,
@@ -126,6 +129,11 @@ impl Supervisor {
             Some(data) => data.installation().to_owned(),
             None => uuid::Uuid::new_v4().to_string(),
         };
+        let room = pipeline.settings.dead_letters_bytes();
+        let letters = match data.as_ref().filter(|_| room > 0) {
+            Some(data) => Some(Letters::open(data.store(), room)?),
+            None => None,
+        };
         let suspects = match &mut data {
             Some(data) => Suspects::load(data)?,
             None => Suspects::default(),
@@ -134,6 +142,7 @@ impl Supervisor {
             name: pipeline.settings.name.clone(),
             data,
             installation,
+            letters,
             rebuild,
             doors: channels.doors,
             requests: channels.requests,
@@ -230,6 +239,10 @@ impl Supervisor {
             .with_log(has_log)
             .after(&self.served.metrics());
         let metrics = Arc::new(metrics);
+        if let Some(letters) = &self.letters {
+            let _ = metrics.letters.set(letters.clone());
+        }
+        let sinks = self.with_spools(sinks, &metrics);
 
         let (reports, reports_in) = mpsc::unbounded_channel();
         let (feed, feed_in) = mpsc::channel(settings.queue);
@@ -325,6 +338,20 @@ impl Supervisor {
             coordinator: None,
             opened: exits.opened,
         })
+    }
+
+    /// Puts the spools before the sinks that have one.
+    fn with_spools(&self, sinks: Vec<PlannedSink>, metrics: &PipelineMetrics) -> Vec<SinkToRun> {
+        let sinks = sinks.into_iter().zip(&metrics.sinks).map(|(planned, counters)| {
+            let PlannedSink { name, identity, mut sink, peer, spool, .. } = planned;
+            let network = peer.is_some();
+            if let (Some(data), Some(settings), Some(peer)) = (&self.data, spool, peer) {
+                let (letters, counters) = (self.letters.clone(), Arc::clone(counters));
+                sink = Box::new(Spooled::new(&name, data.store(), settings, peer, letters, counters));
+            }
+            SinkToRun { name, identity, sink, network }
+        });
+        sinks.collect()
     }
 
     /// Lets an engine run until something else must happen.

@@ -8,7 +8,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::body::Per;
-use super::sender::{HttpSettings, HttpSink, IDEMPOTENCY_KEY};
+use super::peer::{HttpPeer, HttpSettings, IDEMPOTENCY_KEY, REPLAYED};
+use super::sender::HttpSink;
 use crate::codec::text;
 use crate::net::tls::TlsSettings;
 use crate::registry::{BuiltSink, Checked, Context, Problem, SinkConfig};
@@ -138,7 +139,8 @@ body_size = "256KiB""#,
             per: self.per,
             body_bytes_max: self.body_size.as_usize(),
         };
-        Ok(BuiltSink { sink: Box::new(HttpSink::new(settings)), network: true, notes })
+        let peer = Box::new(HttpPeer::new(settings.clone()));
+        Ok(BuiltSink { sink: Box::new(HttpSink::new(settings)), peer: Some(peer), notes })
     }
 }
 
@@ -192,8 +194,8 @@ impl HttpConfig {
 fn header_name(at: &str, name: &str) -> Result<HeaderName, Problem> {
     let known = HeaderName::from_bytes(name.as_bytes());
     match known.map_err(|_| Problem::new(at, format!("`{name}` cannot be the name of a header")))? {
-        name if name == IDEMPOTENCY_KEY => {
-            Err(Problem::new(at, "this header is set for every request already"))
+        name if name == IDEMPOTENCY_KEY || name == REPLAYED => {
+            Err(Problem::new(at, "this header is set by the sink already"))
         }
         name if matches!(name.as_str(), "content-length" | "transfer-encoding" | "connection" | "host") => {
             Err(Problem::new(at, "this header is made by the connection").help("leave it out"))

@@ -4,6 +4,7 @@ use arrow::datatypes::DataType;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::peer::MqttPeer;
 use super::template::Template;
 use super::writer::{MqttSettings, MqttSink, Payload};
 use crate::codec::text;
@@ -144,7 +145,8 @@ password = { env = "MQTT_PASSWORD" }"#,
             in_flight: self.in_flight,
         };
         let settings = MqttSettings { publisher, topic, payload, qos: self.qos, retain: self.retain };
-        Ok(BuiltSink { sink: Box::new(MqttSink::new(settings)), network: true, notes: Vec::new() })
+        let peer = Box::new(MqttPeer::new(settings.clone()));
+        Ok(BuiltSink { sink: Box::new(MqttSink::new(settings)), peer: Some(peer), notes: Vec::new() })
     }
 }
 
