@@ -10,6 +10,7 @@ mod ends;
 pub mod engine_thread;
 pub mod health;
 pub mod journal;
+mod lines;
 pub mod metrics;
 pub mod models;
 pub mod pipeline;

@@ -24,6 +24,8 @@ use tidegate::runtime::coordinator::Request;
 use tidegate::runtime::pipeline::{Running, start_in};
 use tidegate::runtime::reload::{Rebuild, Reloaded, Replacement};
 
+use tidegate::store::{Disk, LetterBody, LetterKind, dead_letters, recovery};
+
 use crate::support::{self, Message, Plant, TIDEGATE, lines, metric, soon};
 
 /// What a test holds of its pipeline: numbers to give and numbers taken, by the name of the stage.
@@ -346,6 +348,21 @@ fn run<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
 }
 
+/// The answer to another model for the sum, which takes none.
+async fn ask_for_a_model(running: &Running) -> tidegate::Result<()> {
+    let (answer, answered) = tokio::sync::oneshot::channel();
+    let model = Model {
+        id: ModelId([1; 32]),
+        bytes: Arc::from([1]),
+        origin: ModelOrigin::Request,
+        prepared: Box::new(()),
+    };
+    let (node, model) = ("sum".to_owned(), Arc::new(model));
+    let request = Request::Model { node, model, generation: 1, answer };
+    running.requests.send(request).await.ok().unwrap();
+    soon("the answer about a model", answered).await.unwrap()
+}
+
 /// A pipeline with one source, one sum and one sink, and what else is said.
 fn pipeline(stage: &str, sum: &str, more: &str) -> String {
     format!(
@@ -468,6 +485,13 @@ fn a_sink_that_never_answers_is_taken_out_by_a_reload() {
             stage.allow("a", 50);
             tokio::time::sleep(Duration::from_millis(500)).await;
             assert!(!stage.numbers("out").contains(&1275), "the engine has come through");
+            if with_data {
+                // Four cuts wait behind it: there is no place for a fifth, and whoever wants one is told so in time.
+                tokio::time::sleep(Duration::from_millis(600)).await;
+                let error = ask_for_a_model(&running).await.unwrap_err();
+                assert!(error.kind == tidegate::Kind::Unavailable, "{error}");
+                assert!(error.message.contains("waits for engine, out, stuck"), "{error}");
+            }
             let started = Instant::now();
             let reloaded = reload(&running, &pipeline(name, "", ""), data).await.unwrap();
             assert!(reloaded.from_checkpoint);
@@ -521,6 +545,18 @@ fn a_record_that_the_engine_does_not_survive_is_left_out_after_three_times() {
             assert_eq!(state.acknowledged["a"], 8);
         });
     });
+    // What was left out is kept aside.
+    let mut letters = Vec::new();
+    let mut disk = Disk::open(&directory.path().join("p")).unwrap();
+    dead_letters::read(&mut disk, |_, letter| {
+        letters.push(letter);
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(letters.len(), 1);
+    assert_eq!((letters[0].kind, letters[0].node.as_str()), (LetterKind::Poison, "a"));
+    let LetterBody::Rows(rows) = &letters[0].body else { panic!("{:?}", letters[0].body) };
+    assert_eq!(rows.column(1).as_primitive::<Int64Type>().values().to_vec(), [4]);
 }
 
 #[test]
@@ -729,4 +765,198 @@ fn a_stop_that_a_sink_holds_up_ends_in_time_with_its_own_code() {
     signal(&child, "INT");
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(started.elapsed() < Duration::from_millis(900));
+}
+
+/// A pipeline file that differs from others of its kind in this and that.
+#[derive(Debug, Clone)]
+struct Variant {
+    second_source: bool,
+    meaning: &'static str,
+    total_is_called: &'static str,
+    above: Option<u8>,
+    both: bool,
+    raw_address: &'static str,
+    queue: u8,
+}
+
+impl Variant {
+    fn of(dice: &mut u64) -> Self {
+        let mut roll = |sides: u64| {
+            // SplitMix64 (Steele, Lea, Flood 2014).
+            *dice = dice.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut mixed = *dice;
+            mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            (mixed ^ (mixed >> 31)) % sides
+        };
+        let second_source = roll(2) == 0;
+        Self {
+            second_source,
+            meaning: ["", "other"][usize::from(roll(3) == 0)],
+            total_is_called: ["sum", "total"][roll(2) as usize],
+            above: (roll(2) == 0).then(|| roll(3) as u8),
+            both: second_source && roll(2) == 0,
+            raw_address: ["", "elsewhere"][roll(2) as usize],
+            queue: 1 + roll(4) as u8,
+        }
+    }
+
+    fn text(&self, stage: &str) -> String {
+        let (name, meaning, address, queue) =
+            (self.total_is_called, self.meaning, self.raw_address, self.queue);
+        let was = if name == "sum" { "total" } else { "sum" };
+        let mut text = format!(
+            "[pipeline]\nname = \"p\"\ncheckpoint = \"150ms\"\nstop_timeout = \"5s\"\nqueue = {queue}\n\
+             [source.a]\ntype = \"count\"\nstage = \"{stage}\"\n\
+             [operator.{name}]\ntype = \"sum\"\ninputs = [\"a\"]\nstage = \"{stage}\"\nwas = \"{was}\"\n\
+             meaning = \"{meaning}\"\n\
+             [sink.raw]\ntype = \"take\"\ninputs = [\"a\"]\nstage = \"{stage}\"\naddress = \"{address}\"\n\
+             [sink.sums]\ntype = \"take\"\ninputs = [\"{name}\"]\nstage = \"{stage}\"\n"
+        );
+        let mut more = Vec::new();
+        if self.second_source {
+            text += &format!("[source.b]\ntype = \"count\"\nstage = \"{stage}\"\n");
+            more.push("b");
+        }
+        if self.both {
+            text += "[operator.both]\ntype = \"union\"\ninputs = [\"a\", \"b\"]\n";
+            more.push("both");
+        }
+        if let Some(least) = self.above {
+            text +=
+                &format!("[operator.above]\ntype = \"filter\"\ninputs = [\"a\"]\nwhere = \"n > {least}\"\n");
+            more.push("above");
+        }
+        for (index, input) in more.iter().enumerate() {
+            text += &format!(
+                "[sink.more{index}]\ntype = \"take\"\ninputs = [\"{input}\"]\nstage = \"{stage}\"\n"
+            );
+        }
+        text
+    }
+}
+
+/// What the checkpoint says of the graph that ran last is what the file says.
+fn check_graph(text: &str, data: &Path) {
+    let mut disk = Disk::open(&data.join("p")).unwrap();
+    let recovered = recovery::recover(&mut disk).unwrap();
+    let built = load(text, Some(data)).unwrap();
+    let nodes: Vec<_> = built.graph.nodes.iter().map(|node| (node.name.clone(), node.fingerprint)).collect();
+    let snapshot = recovered.snapshot.unwrap();
+    let saved: Vec<_> = snapshot.nodes.iter().map(|node| (node.name.clone(), node.fingerprint)).collect();
+    assert_eq!(saved, nodes);
+    let mut sinks: Vec<&String> = built.graph.sinks.iter().map(|sink| &sink.name).collect();
+    sinks.sort();
+    assert_eq!(recovered.sinks.keys().collect::<Vec<_>>(), sinks);
+}
+
+/// The sums of 1 to `upto`, begun anew behind `fresh_after`.
+fn sums_begun_anew(upto: i64, fresh_after: i64) -> Vec<i64> {
+    let fresh = (fresh_after + 1..=upto).scan(0, |sum, n| {
+        *sum += n;
+        Some(*sum)
+    });
+    sums(fresh_after).into_iter().chain(fresh).collect()
+}
+
+/// More of them by `RELOAD_SEEDS=200`.
+fn seeds() -> std::ops::Range<u64> {
+    0..std::env::var("RELOAD_SEEDS").ok().and_then(|count| count.parse().ok()).unwrap_or(8)
+}
+
+fn all_taken(stage: &Stage, sink: &str) -> Vec<i64> {
+    let state = stage.state.lock().unwrap();
+    state.taken.get(sink).into_iter().flatten().flat_map(|(_, values)| values.clone()).collect()
+}
+
+#[test]
+fn from_any_pipeline_to_any_other_the_graph_is_the_other_ones_and_nothing_is_lost() {
+    let mut kept_and_fresh = (0, 0);
+    for seed in seeds() {
+        let mut dice = seed;
+        let name = format!("any-{seed}");
+        let stage = stage(&name);
+        let directory = tempfile::tempdir().unwrap();
+        let data = Some(directory.path());
+        let (from, to) = (Variant::of(&mut dice), Variant::of(&mut dice));
+        let in_rest = seed % 2 == 0;
+        run(async {
+            let running = start(&from.text(&name), data).await;
+            stage.allow("b", 1000);
+            stage.allow("a", if in_rest { 40 } else { 200 });
+            if in_rest {
+                stage.until_taken("raw", 40).await;
+            } else {
+                tokio::time::sleep(Duration::from_millis(seed * 7 % 60)).await;
+            }
+            let reloaded = reload(&running, &to.text(&name), data).await.unwrap();
+            assert!(!reloaded.from_checkpoint, "{name}");
+            let same = from.meaning == to.meaning;
+            assert_eq!(
+                reloaded.kept.iter().any(|node| node == to.total_is_called),
+                same,
+                "{name}: {reloaded}"
+            );
+            stage.allow("a", 200);
+            stage.until_taken("raw", 200).await;
+            stop(running).await;
+            assert_eq!(all_taken(&stage, "raw"), (1..=200).collect::<Vec<_>>(), "{name}: {from:?} {to:?}");
+            let taken = all_taken(&stage, "sums");
+            let fresh_after = match (same, in_rest) {
+                (true, _) => 200,
+                (false, true) => 40,
+                (false, false) => {
+                    let sums = sums(200);
+                    taken.iter().zip(&sums).take_while(|(taken, sum)| taken == sum).count() as i64
+                }
+            };
+            assert_eq!(taken, sums_begun_anew(200, fresh_after), "{name}: {from:?} {to:?}");
+            stage.with(|state| assert_eq!(state.opened["a"], 1, "{name}"));
+            if same { kept_and_fresh.0 += 1 } else { kept_and_fresh.1 += 1 }
+        });
+        check_graph(&to.text(&name), directory.path());
+    }
+    println!("{} times the sum was kept, {} times it began anew", kept_and_fresh.0, kept_and_fresh.1);
+    assert!(kept_and_fresh.0 > 0 && kept_and_fresh.1 > 0);
+}
+
+#[test]
+fn a_crash_at_any_moment_of_a_reload_comes_back_with_everything() {
+    for seed in seeds() {
+        let mut dice = seed + 1000;
+        let name = format!("crash-{seed}");
+        let stage = stage(&name);
+        let directory = tempfile::tempdir().unwrap();
+        let data = Some(directory.path());
+        let (from, to) = (Variant::of(&mut dice), Variant::of(&mut dice));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let running = start(&from.text(&name), data).await;
+            stage.allow("a", 300);
+            tokio::time::sleep(Duration::from_millis(20 + seed * 13 % 50)).await;
+            let text = to.text(&name);
+            let reload = reload(&running, &text, data);
+            let _ = tokio::time::timeout(Duration::from_micros(seed * 3777 % 25_000), reload).await;
+        });
+        // As if the process had died: nobody is told, nothing is finished.
+        runtime.shutdown_background();
+        run(async {
+            let text = to.text(&name);
+            let started = Instant::now();
+            let running = loop {
+                match start_in(load(&text, data).unwrap(), None, Some(rebuild(&text, data))).await {
+                    Ok(running) => break running,
+                    Err(error) => assert!(started.elapsed() < Duration::from_secs(10), "{error}"),
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            };
+            stage.until_taken("raw", 300).await;
+            stop(running).await;
+            assert_eq!(stage.numbers("raw"), (1..=300).collect::<Vec<_>>(), "{name}: {from:?} {to:?}");
+            if from.meaning == to.meaning {
+                assert_eq!(stage.numbers("sums"), sums(300), "{name}: {from:?} {to:?}");
+            }
+        });
+        check_graph(&to.text(&name), directory.path());
+    }
 }
