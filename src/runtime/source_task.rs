@@ -51,6 +51,9 @@ pub async fn run(mut source: Box<dyn Source>, mut lines: SourceLines) -> Box<dyn
 }
 
 async fn drive(source: &mut dyn Source, lines: &mut SourceLines) -> Result<()> {
+    // A batch that waits for room. A place is asked for only when there is something to put into it: one that a silent
+    // source held would be missing to all others.
+    let mut waiting: Option<Arrival> = None;
     loop {
         tokio::select! {
             biased;
@@ -58,17 +61,29 @@ async fn drive(source: &mut dyn Source, lines: &mut SourceLines) -> Result<()> {
                 Some(position) => source.acknowledge(&position).await?,
                 None => return Ok(()),
             },
-            next = reserve_and_next(source, &lines.arrivals) => {
-                let Some((permit, next)) = next? else { return Ok(()) };
-                lines.counters.add(source.take_counts());
-                let Some(rows) = next else {
-                    lines.ended.store(true, Ordering::Relaxed);
-                    permit.send(Arrival::End { source: lines.id });
+            place = lines.arrivals.reserve(), if waiting.is_some() => {
+                // Nobody listens any more.
+                let Ok(place) = place else { return Ok(()) };
+                let Some(arrival) = waiting.take() else { continue };
+                let end = matches!(arrival, Arrival::End { .. });
+                place.send(arrival);
+                if end {
                     break;
-                };
-                lines.counters.rows(&rows.batch);
-                let (batch, position) = (rows.batch, rows.position);
-                permit.send(Arrival::Batch { source: lines.id, batch, position });
+                }
+            }
+            next = source.next(), if waiting.is_none() => {
+                let next = next?;
+                lines.counters.add(source.take_counts());
+                waiting = Some(match next {
+                    None => {
+                        lines.ended.store(true, Ordering::Relaxed);
+                        Arrival::End { source: lines.id }
+                    }
+                    Some(rows) => {
+                        lines.counters.rows(&rows.batch);
+                        Arrival::Batch { source: lines.id, batch: rows.batch, position: rows.position }
+                    }
+                });
             }
         }
     }
@@ -79,15 +94,67 @@ async fn drive(source: &mut dyn Source, lines: &mut SourceLines) -> Result<()> {
     Ok(())
 }
 
-type Next<'a> = (mpsc::Permit<'a, Arrival>, Option<crate::core::ends::SourceBatch>);
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
 
-/// First a place in the channel, then rows: a source is only asked for what can be passed on.
-async fn reserve_and_next<'a>(
-    source: &mut dyn Source,
-    arrivals: &'a mpsc::Sender<Arrival>,
-) -> Result<Option<Next<'a>>> {
-    match arrivals.reserve().await {
-        Ok(permit) => Ok(Some((permit, source.next().await?))),
-        Err(_) => Ok(None),
+    use arrow::array::RecordBatch;
+    use arrow::datatypes::Schema;
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::core::ends::SourceBatch;
+
+    /// Gives this many batches and is silent then.
+    struct Given(usize);
+
+    #[async_trait]
+    impl Source for Given {
+        async fn open(&mut self, _from: Option<&Position>) -> Result<()> {
+            Ok(())
+        }
+
+        async fn next(&mut self) -> Result<Option<SourceBatch>> {
+            match self.0.checked_sub(1) {
+                None => std::future::pending().await,
+                Some(left) => {
+                    self.0 = left;
+                    let batch = RecordBatch::new_empty(Arc::new(Schema::empty()));
+                    Ok(Some(SourceBatch { batch, position: Position(left.to_string()) }))
+                }
+            }
+        }
+
+        async fn acknowledge(&mut self, _upto: &Position) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn silent_sources_take_no_room_from_others_and_what_waits_is_bounded() {
+        let (arrivals, mut arrivals_in) = mpsc::channel(2);
+        let (failures, _failures) = mpsc::unbounded_channel();
+        let mut acknowledgements = Vec::new();
+        for (id, count) in [(1, 0), (2, 0), (3, 0), (4, 9)] {
+            let (acknowledged, acknowledged_in) = mpsc::unbounded_channel();
+            acknowledgements.push(acknowledged);
+            let lines = SourceLines {
+                id,
+                name: "a".to_owned(),
+                from: None,
+                opened: oneshot::channel().0,
+                arrivals: arrivals.clone(),
+                acknowledgements: acknowledged_in,
+                counters: Arc::default(),
+                ended: Arc::default(),
+                failures: failures.clone(),
+            };
+            tokio::spawn(run(Box::new(Given(count)), lines));
+        }
+        for left in (0..9).rev() {
+            let next = tokio::time::timeout(Duration::from_secs(5), arrivals_in.recv()).await.unwrap();
+            let Some(Arrival::Batch { source: 4, position, .. }) = next else { panic!("{next:?}") };
+            assert_eq!(position.0, left.to_string());
+        }
     }
 }
