@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 
 use arrow::datatypes::SchemaRef;
 
-use crate::core::{Graph, Peer, Sink, Source};
+use crate::core::{Fingerprint, Graph, Peer, Sink, Source};
 use crate::registry::{BatchLimits, Columns, Companion, Delivery, Files, Keyed, Registry};
 
 pub use columns::{Finder, Outline, Planned, Unsampled};
@@ -61,6 +61,9 @@ pub struct PlannedSource {
     pub name: String,
     /// Its type.
     pub kind: &'static str,
+    /// Its type and configuration after overrides, without how its payloads are read: while it is the same, the
+    /// source can run on.
+    pub identity: Fingerprint,
     /// The running part.
     pub source: Box<dyn Source>,
     /// The columns of its batches, before decoding.
@@ -89,6 +92,9 @@ pub struct PlannedSink {
     pub name: String,
     /// Its type.
     pub kind: &'static str,
+    /// Its type, its configuration after overrides and the columns it is given: while it is the same, the sink can run
+    /// on.
+    pub identity: Fingerprint,
     /// The running part.
     pub sink: Box<dyn Sink>,
     /// Whether it writes to a receiver that may be away.
@@ -126,6 +132,8 @@ pub struct Pipeline {
     pub renamed: Vec<Renamed>,
     /// What operators keep from row to row, with their names.
     pub keeping: Vec<(String, Keyed)>,
+    /// The whole file after overrides: equal while it says the same.
+    pub digest: Fingerprint,
     /// What may not be as meant.
     pub warnings: Diagnostics,
 }
@@ -204,9 +212,12 @@ pub fn plan(
     }
     let diagnostics = Diagnostics::new(file, text, &options.set, report);
     match parts {
-        Some(Parts { settings, broker, built: Ok((graph, sources, sinks)), renamed, keeping }) if !failed => {
+        Some(Parts { settings, broker, built: Ok((graph, sources, sinks)), renamed, keeping, digest })
+            if !failed =>
+        {
             let warnings = diagnostics;
-            let pipeline = Pipeline { settings, broker, graph, sources, sinks, renamed, keeping, warnings };
+            let pipeline =
+                Pipeline { settings, broker, graph, sources, sinks, renamed, keeping, digest, warnings };
             Ok(Planned::Ready(Box::new(pipeline)))
         }
         Some(Parts { settings, broker, built: Err(unsampled), .. }) if !failed => {
@@ -224,6 +235,7 @@ struct Parts {
     built: Result<(Graph, Vec<PlannedSource>, Vec<PlannedSink>), Vec<Unsampled>>,
     renamed: Vec<Renamed>,
     keeping: Vec<(String, Keyed)>,
+    digest: Fingerprint,
 }
 
 /// Goes the whole way. None only if something was reported.
@@ -268,7 +280,8 @@ fn assemble(text: &str, registry: &Registry, options: &Options<'_>, report: &mut
     match built {
         Ok(built) => {
             let (settings, broker) = (declared.settings?, declared.broker);
-            Some(Parts { settings, broker, built, renamed, keeping })
+            let digest = build::identity(["pipeline"], &tree.to_toml(), &[]);
+            Some(Parts { settings, broker, built, renamed, keeping, digest })
         }
         Err(error) => {
             report.error(&Place::file(0..0), error.to_string(), "");

@@ -18,5 +18,6 @@ mod model_update;
 mod mqtt;
 mod process;
 mod purity;
+mod reload;
 mod simulation;
 mod support;
