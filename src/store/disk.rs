@@ -56,6 +56,17 @@ impl Disk {
         Ok(Disk { root, lock: Arc::new(lock), appending: HashMap::new(), next_file: 0, reading: None })
     }
 
+    /// A directory for those who only look, also while another process has it: nothing is made or locked.
+    ///
+    /// # Errors
+    /// [`Kind::Io`] when there is no such directory, or no process ever had it.
+    pub fn look(root: impl Into<PathBuf>) -> Result<Disk> {
+        let root = root.into();
+        let path = root.join(LOCK);
+        let lock = File::open(&path).map_err(|error| failed("opening", &path, &error))?;
+        Ok(Disk { root, lock: Arc::new(lock), appending: HashMap::new(), next_file: 0, reading: None })
+    }
+
     /// Where the files are.
     #[must_use]
     pub fn root(&self) -> &Path {

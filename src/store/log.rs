@@ -326,9 +326,8 @@ impl Log {
         self.needed_from = self.needed_from.max(offset);
         self.count_retained();
         let mut removed = false;
-        while let Some(next) = self.segments.get(1).copied()
-            && self.first_can_go()
-            && self.options.retain.lets_go(self.retained_bytes, next.begun_s, self.now_s)
+        while self.first_can_go()
+            && self.options.retain.lets_go(self.retained_bytes, self.first_closed_s(), self.now_s)
         {
             self.remove_first()?;
             removed = true;
@@ -347,6 +346,12 @@ impl Log {
         self.segments.len() > 1
             && self.segment_end(0) <= self.needed_from
             && !self.doubtful.as_ref().is_some_and(is_doubtful)
+    }
+
+    /// When the first segment was complete, or some time after that: those that are begun again at a start know no time.
+    fn first_closed_s(&self) -> u32 {
+        let mut begun = self.segments.iter().skip(1).map(|segment| segment.begun_s);
+        begun.find(|begun_s| *begun_s > 0).unwrap_or(0)
     }
 
     fn remove_first(&mut self) -> Result<()> {

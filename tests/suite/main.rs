@@ -14,5 +14,6 @@ mod model_update;
 mod mqtt;
 mod process;
 mod purity;
+mod replay;
 mod simulation;
 mod support;
