@@ -49,6 +49,9 @@ pub struct Settings {
     /// The memory that batches between source, engine and sinks may take: with a budget given here, a file whose
     /// buffers could grow beyond it is refused. `tidegate check` prints the bound.
     pub memory: Option<Size>,
+    /// The disk that the log may take: with a budget given here, a file whose log could grow beyond it is refused.
+    /// `tidegate check` prints the bound.
+    pub disk: Option<Size>,
     /// When a batch from a source is closed, unless the source says otherwise: `{ rows, bytes, age }`.
     #[serde(default)]
     #[schemars(extend("default" = {}))]

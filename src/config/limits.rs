@@ -25,6 +25,9 @@ const MESSAGE_BYTES: u64 = 16;
 /// What a text in a column is taken to have, in bytes: an estimate.
 const TEXT_BYTES: u64 = 24;
 
+/// Bytes that a message takes in the log beside its payload, where nothing of it can be shortened.
+pub(super) const LOGGED_BESIDE_MAX: f64 = 6.0;
+
 /// Checkpoints on disk at once: the two that are kept, and the one that is being written.
 const CHECKPOINTS: u64 = 3;
 
@@ -63,6 +66,7 @@ impl Whole<'_, '_> {
             self.check_shared(keeper, report);
         }
         self.check_memory(has_log, report);
+        self.check_disk(has_log, report);
     }
 
     fn sources(&self) -> impl Iterator<Item = (&Component<'_>, &PlannedSource)> {
@@ -212,6 +216,22 @@ impl Whole<'_, '_> {
         }
     }
 
+    fn check_disk(&self, has_log: bool, report: &mut Report) {
+        let (Some(disk), true) = (self.settings.disk, has_log) else { return };
+        let log = self.settings.log;
+        let bytes = log.size.0.saturating_add(log.retained_bytes_max());
+        if bytes > disk.0 {
+            let message = format!(
+                "the log may take more than the disk given: {} that a restart may need and {} that `retain` keeps, and \
+                 there is {disk}",
+                log.size,
+                Size(log.retained_bytes_max())
+            );
+            let help = "make `size` or `retain_size` of `log` smaller, or `disk` larger";
+            report.error(&self.node.find("disk", None), message, help);
+        }
+    }
+
     fn check_memory(&self, has_log: bool, report: &mut Report) {
         let Some(memory) = self.settings.memory else { return };
         let sources: Vec<&PlannedSource> = self.sources().map(|(_, source)| source).collect();
@@ -277,8 +297,14 @@ pub struct Bounds {
     pub keeping: Vec<(String, Keyed)>,
     /// Most bytes of the log on disk, if there is one.
     pub log_bytes_max: Option<u64>,
+    /// Most bytes of the log that only `retain` keeps, beside these.
+    pub retained_bytes_max: u64,
     /// Most bytes of state in the checkpoints on disk: as much an estimate as the state.
     pub checkpoint_bytes: u64,
+    /// How often the log is synced where messages come all the time: once for each batch.
+    pub syncs_per_second: f64,
+    /// Bytes of checkpoints that are written when all state is full, by the same estimate.
+    pub checkpoint_bytes_per_second: f64,
     /// Without a log, for each source that waits for checkpoints: messages per second at most.
     pub rates_max: Vec<(String, f64)>,
 }
@@ -313,6 +339,15 @@ impl Bounds {
             results_bytes,
             keeping: pipeline.keeping.clone(),
             log_bytes_max: has_log.then_some(pipeline.settings.log.size.0),
+            retained_bytes_max: if has_log { pipeline.settings.log.retained_bytes_max() } else { 0 },
+            syncs_per_second: sources
+                .iter()
+                .map(|source| 1.0 / source.batch.age.as_secs_f64().max(1e-3))
+                .sum(),
+            checkpoint_bytes_per_second: match pipeline.settings.data_dir.is_some() {
+                true => state as f64 / interval,
+                false => 0.0,
+            },
             checkpoint_bytes: if pipeline.settings.data_dir.is_some() {
                 state.saturating_mul(CHECKPOINTS)
             } else {
@@ -322,12 +357,11 @@ impl Bounds {
         }
     }
 
-    /// How long the log takes in messages of so many bytes while the sinks take nothing, in seconds: an estimate.
+    /// How long the log takes in messages of so many bytes while the sinks take nothing, in seconds, at least: where
+    /// nothing of them can be shortened.
     pub fn outage_seconds(&self, messages_per_second: f64, message_bytes: f64) -> Option<f64> {
-        // A message is written with the number of its topic, its length and the step of its arrival.
-        const OVERHEAD: f64 = 6.0;
         let room = self.log_bytes_max? / LOG_PARTS * (LOG_PARTS - 1);
-        Some(room as f64 / (messages_per_second * (message_bytes + OVERHEAD)))
+        Some(room as f64 / (messages_per_second * (message_bytes + LOGGED_BESIDE_MAX)))
     }
 }
 

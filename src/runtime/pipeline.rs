@@ -117,6 +117,7 @@ pub async fn start_in(pipeline: Pipeline, mut data: Option<DataDir>) -> Result<R
     let batch_bytes = sources.iter().map(|source| source.batch.bytes).max().unwrap_or(0);
     let log_options = LogOptions {
         offset_min: recovered.log_offset,
+        now_us: crate::clock::wall().micros(),
         needed_from: recovered.needed_from,
         ..log_options(settings.log, batch_bytes)
     };

@@ -245,6 +245,7 @@ mod tests {
         compress: true,
         retain: Retain { time: std::time::Duration::ZERO, bytes_max: 0 },
         offset_min: 0,
+        now_us: 0,
         needed_from: 0,
     };
 

@@ -129,7 +129,7 @@ fn exports(data: &Path, out: &Path) {
     let distinct: BTreeSet<&str> = exported.lines().collect();
     let first = r#"plant/device-0 {"ts":1700000000000,"n":0,"temp":20.00}"#;
     assert!(distinct.len() as u64 == MESSAGES && distinct.contains(first), "{}", distinct.len());
-    let rows = run(&["log", "export", &data, "--source", "plant", "--format", "csv", "--to", "3"], 0);
+    let rows = run(&["log", "export", &data, "--source", "plant", "--format", "csv", "--to", "20"], 0);
     assert!(rows.starts_with("offset,arrival,topic,payload,payload_bytes\n"), "{rows}");
     let parquet = out.join("plant.parquet").display().to_string();
     run(&["log", "export", &data, "--format", "parquet", "-o", &parquet], 0);
