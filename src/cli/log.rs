@@ -291,7 +291,7 @@ fn show(args: &ShowArgs, out: &mut dyn Write) -> Result<()> {
 
 fn count(log: &mut LogReader) -> Result<Counts> {
     let mut counts = Counts::default();
-    while let Some((offset, bytes)) = log.next()? {
+    while let Some((offset, bytes)) = log.next_record()? {
         let record = LogRecord::decode(bytes);
         counts.add(offset, record);
     }
@@ -330,7 +330,7 @@ pub(super) fn each(
     mut f: impl FnMut(u64, LogRecord) -> Result<()>,
 ) -> Result<()> {
     seek(log, from);
-    while let Some((offset, bytes)) = log.next()? {
+    while let Some((offset, bytes)) = log.next_record()? {
         let Ok(record) = LogRecord::decode(bytes) else { continue };
         let wall_us = record.now.wall_us;
         if to.is_some_and(|to| to.is_reached(offset, wall_us)) {

@@ -86,7 +86,7 @@ pub fn replay(args: &ReplayArgs, dir: &Path, registry: &Registry) -> Outcome {
     let pipeline = ready(file.plan(&columns)?)?;
     std::fs::create_dir_all(&args.out)
         .map_err(|error| Error::io(format!("making {}", args.out.display()), &error))?;
-    runtime()?.block_on(Run::new(pipeline, args, &dir, candidates)?.to_the_end())?;
+    runtime()?.block_on(Run::new(pipeline, args, &dir, candidates)?.run())?;
     Ok(())
 }
 
@@ -206,7 +206,7 @@ impl Run {
         })
     }
 
-    async fn to_the_end(mut self) -> Result<()> {
+    async fn run(mut self) -> Result<()> {
         for sink in &mut self.sinks {
             sink.sink.open(None).await.map_err(|error| error.at(&sink.name))?;
         }

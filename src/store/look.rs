@@ -89,7 +89,7 @@ impl LogReader {
     ///
     /// # Errors
     /// When the store cannot read.
-    pub fn next(&mut self) -> Result<Option<(u64, &[u8])>> {
+    pub fn next_record(&mut self) -> Result<Option<(u64, &[u8])>> {
         loop {
             let ready = self.cursor.is_ready(&mut self.log);
             match ready {
@@ -261,7 +261,7 @@ mod tests {
 
     fn offsets(reader: &mut LogReader) -> Vec<u64> {
         let mut offsets = Vec::new();
-        while let Some((offset, bytes)) = reader.next().unwrap() {
+        while let Some((offset, bytes)) = reader.next_record().unwrap() {
             assert_eq!(bytes[0], offset as u8);
             offsets.push(offset);
         }

@@ -72,7 +72,7 @@ fn records() -> Vec<Vec<u8>> {
     let other = RecordBatch::try_from_iter_with_nullable([("temp", other, true)]).unwrap();
     let of = |at: u64| match at % 8 {
         5 => RecordKind::Tick,
-        6 => RecordKind::Barrier { epoch: at, change: (at % 3 == 0).then(|| b"\"stop\"".to_vec()) },
+        6 => RecordKind::Barrier { epoch: at, change: at.is_multiple_of(3).then(|| b"\"stop\"".to_vec()) },
         7 if at % 16 == 7 => RecordKind::End { source: "plant".to_owned() },
         7 => RecordKind::Batch { source: "yard".to_owned(), position: "7".to_owned(), batch: other.clone() },
         _ => RecordKind::Batch {
@@ -145,7 +145,7 @@ fn of_a_damaged_log_nothing_is_read_that_was_not_written() {
         // A head may claim a format that is not known: that is refused.
         let Ok(mut reader) = LogReader::open(memory.share(), DIR) else { continue };
         let mut next = 0;
-        while let Some((offset, bytes)) = reader.next().unwrap() {
+        while let Some((offset, bytes)) = reader.next_record().unwrap() {
             assert!(offset >= next, "round {round}: {offset} after {next}");
             next = offset + 1;
             seen(offset, bytes);
