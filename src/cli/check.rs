@@ -9,7 +9,8 @@ use super::files::{LoadFailure, PipelineFile, load};
 use super::prepare::show_warnings;
 use super::{Failure, Outcome, PipelineArgs};
 use crate::config::limits::about;
-use crate::config::{Bounds, Outline, Pipeline, Planned, SpoolFull, Unsampled, draw};
+use crate::config::wear::per_year;
+use crate::config::{Bounds, Outline, Pipeline, Planned, SpoolFull, Unsampled, Wear, draw};
 use crate::error::Error;
 use crate::registry::Registry;
 use crate::runtime::durable::{FoundColumns, peek_columns};
@@ -232,8 +233,12 @@ fn print_bounds(pipeline: &Pipeline, bounds: &Bounds) {
         }
     }
     if pipeline.settings.data_dir.is_some() {
-        let log =
-            bounds.log_bytes_max.map(|bytes| format!("log at most {}; ", about(bytes))).unwrap_or_default();
+        let retained = match bounds.retained_bytes_max {
+            0 => String::new(),
+            bytes => format!(" and {} that `retain` keeps", about(bytes)),
+        };
+        let log = bounds.log_bytes_max.map(|bytes| format!("log at most {}{retained}; ", about(bytes)));
+        let log = log.unwrap_or_default();
         println!(
             "  disk: {log}two checkpoints and one in the making, together at most about {} when all state is full",
             about(bounds.checkpoint_bytes)
@@ -256,23 +261,53 @@ fn print_spools(bounds: &Bounds) {
     let all = bounds.spools.iter().map(|(_, spool)| spool.bytes_max).sum::<u64>()
         + bounds.dead_letters_bytes
         + bounds.log_bytes_max.unwrap_or(0)
+        + bounds.retained_bytes_max
         + bounds.checkpoint_bytes;
     println!("  disk: {} in all", about(all));
 }
 
 fn print_outage(bounds: &Bounds, rate: f64, message_bytes: f64) {
-    match bounds.outage_seconds(rate, message_bytes) {
-        Some(seconds) => {
-            let time = match seconds / 3600.0 {
-                hours if hours >= 1.0 => format!("{hours:.1} hours"),
-                hours => format!("{:.0} minutes", hours * 60.0),
-            };
-            println!(
-                "  outage: with {rate} messages/s of {message_bytes:.0} B the log holds about {time} while sinks take \
-                 nothing; then sources wait"
-            );
-        }
-        None => println!("  outage: there is no log; sources wait as soon as sinks take nothing"),
+    let at_least = bounds.outage_seconds(rate, message_bytes);
+    let likely = bounds.likely_outage_seconds(rate, message_bytes);
+    let (Some(at_least), Some(likely)) = (at_least, likely) else {
+        println!("  outage: there is no log; sources wait as soon as sinks take nothing");
+        return;
+    };
+    println!(
+        "  outage: with {rate} messages/s of {message_bytes:.0} B the log holds {} while sinks take nothing, at least {} \
+         where messages cannot be shortened; then sources wait",
+        for_about(likely),
+        for_about(at_least)
+    );
+    if let Some(wear) = bounds.wear(rate, message_bytes) {
+        print_wear(&wear);
+    }
+}
+
+fn for_about(seconds: f64) -> String {
+    match seconds / 3600.0 {
+        hours if hours >= 1.0 => format!("about {hours:.1} hours"),
+        hours => format!("about {:.0} minutes", hours * 60.0),
+    }
+}
+
+/// Bytes that a flash of 8 GB bears to be written with 3000 erasures of each block: an ordinary eMMC.
+const EMMC_BYTES: f64 = 8e9 * 3000.0;
+
+fn print_wear(wear: &Wear) {
+    println!(
+        "  flash: the log writes about {} a year into its files, and the device about {} for it: {:.1} times as much, for \
+         each of up to {:.0} syncs a second writes whole pages; checkpoints up to {} a year when all state is full",
+        about(per_year(wear.file_bytes)),
+        about(per_year(wear.device_bytes)),
+        wear.device_bytes / wear.file_bytes,
+        wear.syncs,
+        about(per_year(wear.checkpoint_bytes))
+    );
+    let years = EMMC_BYTES / per_year(wear.device_bytes + wear.checkpoint_bytes).max(1) as f64;
+    println!("  flash: an eMMC of 8 GB that bears 3000 erasures lasts about {years:.1} years of this");
+    if years < 5.0 {
+        println!("  warning: to write less, raise `batch.age` and `checkpoint`, or lower `max_keys`");
     }
 }
 

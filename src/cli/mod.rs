@@ -9,6 +9,9 @@ pub mod decode;
 pub mod demo;
 pub mod files;
 pub mod infer;
+pub mod log;
+pub mod log_export;
+pub mod log_replay;
 pub mod model;
 pub mod prepare;
 pub mod reference;
@@ -52,7 +55,7 @@ pub struct Cli {
     /// Which log lines are shown: error, warn, info, debug, trace, or a filter such as
     /// `info,tidegate::source=debug`.
     #[arg(long, global = true, value_name = "LEVEL", env = "TIDEGATE_LOG", default_value = "info")]
-    pub log: String,
+    pub log_level: String,
 }
 
 /// How log lines look.
@@ -75,6 +78,8 @@ pub enum Command {
     Check(check::CheckArgs),
     /// Run a pipeline over recorded data, as fast as it goes, sinks to files.
     Replay(replay::ReplayArgs),
+    /// Look into the input log of a pipeline: show, verify, export.
+    Log(log::LogArgs),
     /// Turn compressed frames back into rows.
     Decode(decode::DecodeArgs),
     /// Train, inspect and try models.
@@ -180,8 +185,8 @@ fn log_filter(asked: &str, is_demo: bool) -> String {
 }
 
 fn start_log(cli: &Cli) -> crate::Result<()> {
-    let filter = EnvFilter::try_new(log_filter(&cli.log, matches!(cli.command, Command::Demo(_))))
-        .map_err(|error| Error::config(format!("--log {}: {error}", cli.log)))?;
+    let filter = EnvFilter::try_new(log_filter(&cli.log_level, matches!(cli.command, Command::Demo(_))))
+        .map_err(|error| Error::config(format!("--log-level {}: {error}", cli.log_level)))?;
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match cli.log_format {
         LogFormat::Text => subscriber.with_target(false).init(),
@@ -197,6 +202,7 @@ fn dispatch(cli: Cli, registry: &Registry) -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Check(args) => check::check(&args, registry),
         Command::Replay(args) => replay::replay(&args, registry),
+        Command::Log(args) => log::run(&args),
         Command::Decode(args) => decode::run(&args).map_err(Failure::Error),
         Command::Model(args) => model::run(&args).map_err(Failure::Error),
         Command::DeadLetters(args) => dead_letters::run(&args, registry),

@@ -21,15 +21,36 @@ use crate::runtime::durable::FoundColumns;
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   mosquitto_sub -v -t 'plant/#' > plant.messages
-  tidegate replay press-line.toml --input plant=plant.messages --out results")]
+  tidegate replay press-line.toml --input plant=plant.messages --out results
+
+From the log of a pipeline, with another model:
+  tidegate replay press-line.toml --log /var/lib/tidegate --model anomaly=candidate.tgm --out results")]
 pub struct ReplayArgs {
     /// Pipeline file.
     pub file: PathBuf,
     /// Recorded data of a source: NDJSON or CSV in the source's format, recorded messages (topic, space, payload; ending
     /// `.messages`), or Parquet with the source's columns.
-    #[arg(long = "input", value_name = "SOURCE=FILE", required = true)]
+    #[arg(long = "input", value_name = "SOURCE=FILE", required_unless_present = "log_dir")]
     pub inputs: Vec<String>,
-    /// Directory for the results: one NDJSON file per sink, replaced if there.
+    /// Replay what the plant really sent: the log in the data directory of a pipeline, which may be running. Records go to
+    /// the source of their name, at the times at which they came, with the models that came between them.
+    #[arg(long = "log", value_name = "DIR", conflicts_with = "inputs")]
+    pub log_dir: Option<PathBuf>,
+    /// With `--log`: the pipeline that wrote it, where it is not the one of the file.
+    #[arg(long, value_name = "NAME", requires = "log_dir")]
+    pub pipeline: Option<String>,
+    /// With `--log`: where to begin. `start`: at its oldest record, with no state; `checkpoint`: at the newest checkpoint,
+    /// with its state; an offset or a time (2026-11-24T08:00:00Z): there, with no state.
+    #[arg(long, value_name = "PLACE", value_parser = super::log_replay::begin, default_value = "start")]
+    pub from: super::log_replay::Begin,
+    /// With `--log`: the offset or time at which to end; the record there is left out.
+    #[arg(long, value_name = "PLACE", value_parser = super::log::bound, requires = "log_dir")]
+    pub to: Option<super::log::Bound>,
+    /// With `--log`: the model of a node, instead of the one in the file and all that came later.
+    #[arg(long = "model", value_name = "NODE=FILE", requires = "log_dir")]
+    pub models: Vec<String>,
+    /// Directory for the results, replaced if there: one NDJSON file per sink; with `--log`, sinks of type `file` write
+    /// theirs as they do.
     #[arg(long)]
     pub out: PathBuf,
     /// Override a value of the file, e.g. another model: `--set operator.anomaly.model.file=candidate.tgm`.
@@ -45,6 +66,9 @@ const DECODE_KEYS: [&str; 4] = ["format", "fields", "event_time", "batch"];
 /// # Errors
 /// If the file is wrong, a source has no data, or a part fails.
 pub fn replay(args: &ReplayArgs, registry: &Registry) -> Outcome {
+    if let Some(dir) = &args.log_dir {
+        return super::log_replay::replay(args, dir, registry);
+    }
     let text = std::fs::read_to_string(&args.file)
         .map_err(|error| Error::config(format!("{}: {error}", args.file.display())))?;
     // The file itself is checked first, so that places in messages are those of the file.
@@ -128,7 +152,7 @@ fn rewire(mut table: Table, args: &ReplayArgs) -> Result<Table> {
     Ok(table)
 }
 
-fn section<'t>(table: &'t mut Table, name: &str) -> &'t mut Table {
+pub(super) fn section<'t>(table: &'t mut Table, name: &str) -> &'t mut Table {
     if !table.get(name).is_some_and(Value::is_table) {
         table.insert(name.to_owned(), Value::Table(Table::new()));
     }

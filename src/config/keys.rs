@@ -53,6 +53,9 @@ pub struct Settings {
     /// processed. `"off"`: they are counted and dropped. 16 MiB if nothing is said and there is a data directory; when
     /// it is full the oldest go. See `tidegate dead-letters`.
     pub dead_letters: Option<Room>,
+    /// The disk that log, spools and dead letters may take: with a budget given here, a file in which they could grow
+    /// beyond it is refused. `tidegate check` prints the bound.
+    pub disk: Option<Size>,
     /// When a batch from a source is closed, unless the source says otherwise: `{ rows, bytes, age }`.
     #[serde(default)]
     #[schemars(extend("default" = {}))]

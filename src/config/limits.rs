@@ -25,6 +25,9 @@ const MESSAGE_BYTES: u64 = 16;
 /// What a text in a column is taken to have, in bytes: an estimate.
 const TEXT_BYTES: u64 = 24;
 
+/// Bytes that a message takes in the log beside its payload, where nothing of it can be shortened.
+pub(super) const LOGGED_BESIDE_MAX: f64 = 6.0;
+
 /// Checkpoints on disk at once: the two that are kept, and the one that is being written.
 const CHECKPOINTS: u64 = 3;
 
@@ -63,6 +66,7 @@ impl Whole<'_, '_> {
             self.check_shared(keeper, report);
         }
         self.check_memory(has_log, report);
+        self.check_disk(has_log, report);
     }
 
     fn sources(&self) -> impl Iterator<Item = (&Component<'_>, &PlannedSource)> {
@@ -212,6 +216,28 @@ impl Whole<'_, '_> {
         }
     }
 
+    fn check_disk(&self, has_log: bool, report: &mut Report) {
+        let Some(disk) = self.settings.disk else { return };
+        let log = self.settings.log;
+        let (needed, retained) = if has_log { (log.size.0, log.retained_bytes_max()) } else { (0, 0) };
+        let spools: u64 =
+            self.plan.sinks.iter().filter_map(|sink| sink.spool).map(|spool| spool.bytes_max).sum();
+        let letters = self.settings.dead_letters_bytes();
+        let bytes = [needed, retained, spools, letters].into_iter().fold(0, u64::saturating_add);
+        if bytes > disk.0 {
+            let message = format!(
+                "more may be kept than the disk given: {} of log that a restart may need, {} that `retain` keeps, {} of \
+                 spools and {} of dead letters, and there is {disk}",
+                Size(needed),
+                Size(retained),
+                Size(spools),
+                Size(letters)
+            );
+            let help = "make `size` or `retain_size` of `log`, `spool` of a sink or `dead_letters` smaller, or `disk` larger";
+            report.error(&self.node.find("disk", None), message, help);
+        }
+    }
+
     fn check_memory(&self, has_log: bool, report: &mut Report) {
         let Some(memory) = self.settings.memory else { return };
         let sources: Vec<&PlannedSource> = self.sources().map(|(_, source)| source).collect();
@@ -281,8 +307,14 @@ pub struct Bounds {
     pub spools: Vec<(String, Spooling)>,
     /// Most bytes of the dead letters on disk.
     pub dead_letters_bytes: u64,
+    /// Most bytes of the log that only `retain` keeps, beside these.
+    pub retained_bytes_max: u64,
     /// Most bytes of state in the checkpoints on disk: as much an estimate as the state.
     pub checkpoint_bytes: u64,
+    /// How often the log is synced where messages come all the time: once for each batch.
+    pub syncs_per_second: f64,
+    /// Bytes of checkpoints that are written when all state is full, by the same estimate.
+    pub checkpoint_bytes_per_second: f64,
     /// Without a log, for each source that waits for checkpoints: messages per second at most.
     pub rates_max: Vec<(String, f64)>,
 }
@@ -321,6 +353,15 @@ impl Bounds {
                 .filter_map(|sink| Some((sink.name.clone(), sink.spool?)))
                 .collect(),
             dead_letters_bytes: pipeline.settings.dead_letters_bytes(),
+            retained_bytes_max: if has_log { pipeline.settings.log.retained_bytes_max() } else { 0 },
+            syncs_per_second: sources
+                .iter()
+                .map(|source| 1.0 / source.batch.age.as_secs_f64().max(1e-3))
+                .sum(),
+            checkpoint_bytes_per_second: match pipeline.settings.data_dir.is_some() {
+                true => state as f64 / interval,
+                false => 0.0,
+            },
             checkpoint_bytes: if pipeline.settings.data_dir.is_some() {
                 state.saturating_mul(CHECKPOINTS)
             } else {
@@ -330,12 +371,11 @@ impl Bounds {
         }
     }
 
-    /// How long the log takes in messages of so many bytes while the sinks take nothing, in seconds: an estimate.
+    /// How long the log takes in messages of so many bytes while the sinks take nothing, in seconds, at least: where
+    /// nothing of them can be shortened.
     pub fn outage_seconds(&self, messages_per_second: f64, message_bytes: f64) -> Option<f64> {
-        // A message is written with the number of its topic, its length and the step of its arrival.
-        const OVERHEAD: f64 = 6.0;
         let room = self.log_bytes_max? / LOG_PARTS * (LOG_PARTS - 1);
-        Some(room as f64 / (messages_per_second * (message_bytes + OVERHEAD)))
+        Some(room as f64 / (messages_per_second * (message_bytes + LOGGED_BESIDE_MAX)))
     }
 }
 

@@ -18,6 +18,7 @@ mod overrides;
 pub mod reference;
 mod shape;
 mod tree;
+pub mod wear;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -32,6 +33,7 @@ pub use diagnostic::{Diagnostic, Diagnostics, Origin, Place, Severity};
 pub use keys::{BatchKeys, Broker, LogKeys, LogMode, Priority, Settings, SpoolFull, Spooling};
 pub use limits::Bounds;
 pub use reference::{explain, reference, schema, undocumented};
+pub use wear::Wear;
 
 use declare::{Component, Role};
 use diagnostic::Report;

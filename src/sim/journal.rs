@@ -22,6 +22,7 @@ pub(super) const LOG: LogOptions = LogOptions {
     compress: false,
     retain: Retain { time: std::time::Duration::ZERO, bytes_max: 0 },
     offset_min: 0,
+    now_us: 0,
     needed_from: 0,
 };
 /// Where the journal is with its group.

@@ -19,17 +19,20 @@ pub struct Gather {
     enough: usize,
     /// Messages under way at which nothing more came; none where that has not been seen.
     window: Option<usize>,
+    /// When messages came last.
+    came_at: Duration,
 }
 
 impl Default for Gather {
     fn default() -> Self {
-        Self { enough: 1, window: None }
+        Self { enough: 1, window: None, came_at: Duration::ZERO }
     }
 }
 
 impl Gather {
-    /// Messages have come, and so many are under way without an acknowledgement now.
-    pub fn came(&mut self, under_way: usize) {
+    /// Messages have come at `mono`, and so many are under way without an acknowledgement now.
+    pub fn came(&mut self, under_way: usize, mono: Duration) {
+        self.came_at = mono;
         if self.window.is_some_and(|window| under_way > window) {
             self.window = None;
         }
@@ -39,9 +42,9 @@ impl Gather {
         }
     }
 
-    /// A batch has reached its age; nothing came for `silence`, the last part of it.
-    pub fn aged(&mut self, under_way: usize, silence: Duration, age: Duration) {
-        if silence >= age / 2 {
+    /// A batch has reached its age at `mono`.
+    pub fn aged(&mut self, under_way: usize, mono: Duration, age: Duration) {
+        if mono.saturating_sub(self.came_at) >= age / 2 {
             self.window = Some(under_way);
             self.enough = (under_way / 2).max(1);
         }
@@ -65,7 +68,7 @@ mod tests {
     fn batches(window: usize, interval: Duration) -> Vec<usize> {
         let mut gather = Gather::default();
         let step = Duration::from_micros(20);
-        let (mut at, mut next_message, mut sent_at) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
+        let (mut at, mut next_message) = (Duration::ZERO, Duration::ZERO);
         let (mut rows, mut first_at, mut syncing) = (0, Duration::ZERO, Vec::new());
         let mut sizes = Vec::new();
         while at < Duration::from_secs(4) {
@@ -77,13 +80,12 @@ mod tests {
             while next_message <= at && under_way(rows, &syncing) < window {
                 first_at = if rows == 0 { at } else { first_at };
                 rows += 1;
-                sent_at = at;
                 next_message = (next_message + interval).max(at);
-                gather.came(under_way(rows, &syncing));
+                gather.came(under_way(rows, &syncing), at);
             }
             let aged = rows > 0 && at >= first_at + AGE;
             if aged {
-                gather.aged(under_way(rows, &syncing), at - sent_at, AGE);
+                gather.aged(under_way(rows, &syncing), at, AGE);
             }
             if rows > 0 && (aged || gather.is_enough(rows)) {
                 if at > Duration::from_secs(3) {
@@ -116,14 +118,14 @@ mod tests {
     #[test]
     fn what_comes_alone_does_not_wait() {
         let mut gather = Gather::default();
-        gather.came(1);
+        gather.came(1, AGE);
         assert!(gather.is_enough(1));
         // A burst, and then silence again: one wait.
-        (1..=8).for_each(|under_way| gather.came(under_way));
+        (1..=8).for_each(|under_way| gather.came(under_way, 2 * AGE));
         assert!(!gather.is_enough(1));
-        gather.aged(1, AGE, AGE);
+        gather.aged(1, 3 * AGE, AGE);
         assert!(gather.is_enough(1));
-        gather.came(1);
+        gather.came(1, 9 * AGE);
         assert!(gather.is_enough(1));
     }
 }

@@ -326,9 +326,8 @@ impl Log {
         self.needed_from = self.needed_from.max(offset);
         self.count_retained();
         let mut removed = false;
-        while let Some(next) = self.segments.get(1).copied()
-            && self.first_can_go()
-            && self.options.retain.lets_go(self.retained_bytes, next.begun_s, self.now_s)
+        while self.first_can_go()
+            && self.options.retain.lets_go(self.retained_bytes, self.first_closed_s(), self.now_s)
         {
             self.remove_first()?;
             removed = true;
@@ -347,6 +346,12 @@ impl Log {
         self.segments.len() > 1
             && self.segment_end(0) <= self.needed_from
             && !self.doubtful.as_ref().is_some_and(is_doubtful)
+    }
+
+    /// When the first segment was complete, or some time after that: those that are begun again at a start know no time.
+    fn first_closed_s(&self) -> u32 {
+        let mut begun = self.segments.iter().skip(1).map(|segment| segment.begun_s);
+        begun.find(|begun_s| *begun_s > 0).unwrap_or(0)
     }
 
     fn remove_first(&mut self) -> Result<()> {
@@ -439,6 +444,7 @@ mod tests {
         compress: false,
         retain: Retain { time: std::time::Duration::ZERO, bytes_max: 0 },
         offset_min: 0,
+        now_us: 0,
         needed_from: 0,
     };
 
@@ -812,7 +818,13 @@ mod tests {
         assert!(older > first && older < 300, "what is older than 100 s is gone: {older}");
         log.note_time(2_000_000_000);
         log.remove_before(0).unwrap();
-        assert_eq!(log.retained_bytes(), 0);
+        // The one that was begun at the start knows no time: what is before it stays until another is begun.
+        assert!(log.retained_bytes() <= SMALL.segment_bytes_max);
+        let next = log.next_offset();
+        fill(&mut log, next + 20);
+        log.note_time(3_000_000_000);
+        log.remove_before(next).unwrap();
+        assert!(log.first_offset() > first + 40 && log.retained_bytes() <= SMALL.segment_bytes_max);
         drop(log);
         let mut log = retaining(&memory, 20 << 10, 0);
         let end = log.next_offset();

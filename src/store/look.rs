@@ -2,10 +2,12 @@
 //! Touches files only through `Store`, and changes none.
 
 use super::cursor::{Cursor, Damages};
+use super::journal::{Recall, Replay, ReplayFrom, Replayed};
 use super::log::Log;
 use super::options::OpenReport;
 use super::segment::HEAD_BYTES;
-use super::{Store, block};
+use super::{FileId, Store, block};
+use crate::core::Stamped;
 use crate::{Error, Result};
 
 /// A log that is only read.
@@ -87,7 +89,7 @@ impl LogReader {
     ///
     /// # Errors
     /// When the store cannot read.
-    pub fn next(&mut self) -> Result<Option<(u64, &[u8])>> {
+    pub fn next_record(&mut self) -> Result<Option<(u64, &[u8])>> {
         loop {
             let ready = self.cursor.is_ready(&mut self.log);
             match ready {
@@ -101,6 +103,33 @@ impl LogReader {
                 }
             }
         }
+    }
+
+    /// Begins to give the engine's records again.
+    pub fn replay(&self, from: ReplayFrom, recall: Recall) -> Replay {
+        Replay::new(&self.log, from, recall)
+    }
+
+    /// The next record of a replay; `None` at the end that the log had when it was opened.
+    ///
+    /// # Errors
+    /// If the log cannot be read or a record cannot be understood.
+    pub fn next_of(&mut self, replay: &mut Replay) -> Result<Option<Stamped>> {
+        loop {
+            match replay.next(&mut self.log) {
+                Err(error) if error.kind == crate::Kind::Io => {
+                    if !self.forget_gone()? {
+                        return Err(error);
+                    }
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// What a replay has found.
+    pub fn finish(&self, replay: Replay) -> Replayed {
+        replay.finish(&self.log)
     }
 
     /// What could not be read so far.
@@ -148,6 +177,61 @@ impl LogReader {
     }
 }
 
+/// A store that only reads: whatever would change something is refused, and a sync of names is none.
+pub struct ReadOnly(Box<dyn Store>);
+
+impl ReadOnly {
+    /// Over any store.
+    #[must_use]
+    pub fn new(store: Box<dyn Store>) -> Self {
+        Self(store)
+    }
+}
+
+fn refused<T>(path: &str) -> Result<T> {
+    Err(Error::new(crate::Kind::Io, format!("{path} is only looked at")))
+}
+
+impl Store for ReadOnly {
+    fn create_dir(&mut self, dir: &str) -> Result<()> {
+        refused(dir)
+    }
+    fn list(&mut self, dir: &str) -> Result<Vec<String>> {
+        self.0.list(dir)
+    }
+    fn create(&mut self, path: &str) -> Result<FileId> {
+        refused(path)
+    }
+    fn append(&mut self, _: FileId, _: &[u8]) -> Result<()> {
+        refused("a file")
+    }
+    fn sync(&mut self, _: FileId) -> Result<()> {
+        refused("a file")
+    }
+    fn close(&mut self, _: FileId) {}
+    fn sync_dir(&mut self, _: &str) -> Result<()> {
+        Ok(())
+    }
+    fn read(&mut self, path: &str, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        self.0.read(path, offset, buffer)
+    }
+    fn len(&mut self, path: &str) -> Result<u64> {
+        self.0.len(path)
+    }
+    fn truncate(&mut self, path: &str, _: u64) -> Result<()> {
+        refused(path)
+    }
+    fn rename(&mut self, from: &str, _: &str) -> Result<()> {
+        refused(from)
+    }
+    fn remove(&mut self, path: &str) -> Result<()> {
+        refused(path)
+    }
+    fn share(&self) -> Box<dyn Store> {
+        Box::new(ReadOnly(self.0.share()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::{LogOptions, Memory, Retain};
@@ -161,6 +245,7 @@ mod tests {
         compress: true,
         retain: Retain { time: std::time::Duration::ZERO, bytes_max: 0 },
         offset_min: 0,
+        now_us: 0,
         needed_from: 0,
     };
 
@@ -176,7 +261,7 @@ mod tests {
 
     fn offsets(reader: &mut LogReader) -> Vec<u64> {
         let mut offsets = Vec::new();
-        while let Some((offset, bytes)) = reader.next().unwrap() {
+        while let Some((offset, bytes)) = reader.next_record().unwrap() {
             assert_eq!(bytes[0], offset as u8);
             offsets.push(offset);
         }
@@ -190,7 +275,7 @@ mod tests {
         fill(&mut log, 1000);
         log.append(b"not yet synced").unwrap();
         let before: Vec<_> = memory.paths().iter().map(|path| memory.contents(path)).collect();
-        let mut reader = LogReader::open(memory.share(), DIR).unwrap();
+        let mut reader = LogReader::open(Box::new(ReadOnly::new(memory.share())), DIR).unwrap();
         assert_eq!((reader.first_offset(), reader.end()), (0, 1000));
         assert_eq!(offsets(&mut reader), (0..1000).collect::<Vec<_>>());
         reader.seek(990);

@@ -21,6 +21,8 @@ pub mod journal;
 pub mod log;
 pub mod look;
 pub mod memory;
+#[cfg(test)]
+mod mutations;
 mod opening;
 mod options;
 mod payloads;

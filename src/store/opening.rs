@@ -6,6 +6,7 @@ use super::block::{self, Packer};
 use super::cursor::Damage;
 use super::log::Log;
 use super::options::{LogOptions, OpenReport};
+use super::retention;
 use super::segment::{BlockReader, HEAD_BYTES, Segment, SegmentId};
 use crate::Result;
 
@@ -43,7 +44,7 @@ impl Log {
             removed_bytes: 0,
             needed_from: options.needed_from,
             retained_bytes: 0,
-            now_s: 0,
+            now_s: retention::seconds(options.now_us),
             writing: None,
             next_id: SegmentId { base: 0, generation: 0 },
             pending: vec![0; block::HEADER_BYTES],

@@ -24,6 +24,8 @@ pub struct LogOptions {
     /// The next record's offset is at least this. Pass the log offset of the newest checkpoint: should the disk have
     /// lost the end of the log, no offset is given out twice.
     pub offset_min: u64,
+    /// What time it is, in µs since 1970; 0 where that is not known. See [`Log::note_time`](super::Log::note_time).
+    pub now_us: i64,
     /// Records before this offset are not needed any more, as [`Log::remove_before`](super::Log::remove_before) was told.
     pub needed_from: u64,
 }
@@ -38,6 +40,7 @@ impl Default for LogOptions {
             compress: true,
             retain: Retain::default(),
             offset_min: 0,
+            now_us: 0,
             needed_from: 0,
         }
     }

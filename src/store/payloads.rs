@@ -33,6 +33,9 @@ const ROWS_MIN: usize = 4;
 /// Most bytes of the payloads of a batch that is written so, and so what a reader allocates.
 pub(crate) const PAYLOADS_BYTES_MAX: usize = 64 << 20;
 
+/// What is allocated on the word of a file alone; beyond it memory grows with what is read.
+const CLAIM_BYTES_MAX: usize = 1 << 20;
+
 /// The number of the first run of each length.
 const FIRST: [u64; DIGITS_MAX + 1] = {
     let mut first = [0; DIGITS_MAX + 1];
@@ -295,7 +298,10 @@ pub(crate) fn read(wire: &mut Wire, rows: usize) -> Option<Payloads> {
         }
     }
     let mut lengths = Column::read(wire, counts.last().copied()?)?;
-    let mut payloads = Payloads { offsets: Vec::with_capacity(rows + 1), bytes: Vec::with_capacity(total) };
+    let mut payloads = Payloads {
+        offsets: Vec::with_capacity(rows + 1),
+        bytes: Vec::with_capacity(total.min(CLAIM_BYTES_MAX)),
+    };
     payloads.offsets.push(0);
     for template in chosen {
         match templates.get_mut(template as usize) {

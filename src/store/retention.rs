@@ -23,7 +23,7 @@ impl Retain {
     pub(crate) fn lets_go(self, retained: u64, closed_s: u32, now_s: u32) -> bool {
         retained > self.bytes_max
             || self.time.is_zero()
-            || now_s.saturating_sub(closed_s) as u64 > self.time.as_secs()
+            || closed_s > 0 && u64::from(now_s.saturating_sub(closed_s)) > self.time.as_secs()
     }
 }
 
@@ -45,6 +45,7 @@ mod tests {
             (1, 5_000, 5_001 + 86_400, true),
             // A clock that went back, or is not known, makes nothing old.
             (1, 5_000, 0, false),
+            (1, 0, 2_000_000, false),
         ] {
             assert_eq!(day.lets_go(retained, closed, now), goes, "{retained} {closed} {now}");
         }

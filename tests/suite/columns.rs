@@ -209,8 +209,12 @@ fn check_prints_what_is_needed_and_refuses_what_cannot_keep_up() {
         said.contains("memory: messages at most") && said.contains("disk: log at most 256 MiB"),
         "{said}"
     );
-    // 192 MiB ÷ (1000/s × (38 + 6) B).
-    assert!(said.contains("1000 messages/s of 38 B the log holds about 1.3 hours"), "{said}");
+    // 192 MiB ÷ (1000/s × (38 ÷ 4 + 3) B), and ÷ (1000/s × (38 + 6) B).
+    assert!(said.contains("1000 messages/s of 38 B the log holds about 4.5 hours"), "{said}");
+    assert!(said.contains("at least about 1.3 hours"), "{said}");
+    // 1000/s × 12.3 B, and 50 syncs of 8 KiB a second beside them.
+    assert!(said.contains("flash: the log writes about 367 GiB a year"), "{said}");
+    assert!(said.contains("up to 50 syncs a second"), "{said}");
     let wrong = tidegate(&["check", &file, "--rate", "0"]);
     assert!(wrong.status.code() == Some(2) && text(&wrong.stderr).contains("above 0"));
 }

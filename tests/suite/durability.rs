@@ -262,7 +262,7 @@ path = {:?}
     // The traced program stays this process's child, so that it can be ended as ever.
     command.args(["-D", "-f", "--seccomp-bpf", "-yy", "-xx", "-s", "1000000", "-o", &at("trace")]);
     command.args(["-e", "trace=fsync,fdatasync,rename,renameat,renameat2,sendto,write,writev,openat"]);
-    command.args([TIDEGATE, "--log", "warn", "run", &at("traced.toml"), "--data-dir", &at("data")]);
+    command.args([TIDEGATE, "--log-level", "warn", "run", &at("traced.toml"), "--data-dir", &at("data")]);
     let running = Running::spawn(command, Stdio::inherit());
     running.wait_for("all acknowledgements", |_| plant.acknowledged("plant") as u64 == MESSAGES);
     running.wait_for("a few checkpoints", |metrics| metric(metrics, "tidegate_epoch") >= 3.0);

@@ -19,5 +19,6 @@ mod mqtt;
 mod process;
 mod purity;
 mod reload;
+mod replay;
 mod simulation;
 mod support;

@@ -79,6 +79,7 @@ impl Site {
 [pipeline]
 name = "scoring"
 checkpoint = "200ms"
+log = {{ retain = "1h" }}
 {more}
 [source.plant]
 type = "mqtt"
@@ -172,6 +173,26 @@ path = {:?}
         let rows_out = lines(&self.at("replayed/out.ndjson"));
         assert_eq!(rows_out.len() as u64, rows);
         rows_out
+    }
+
+    /// The log gives every row again, bit for bit, with the models that came between; or all of them with another model.
+    fn check_replay_of_log(&self, model: usize) {
+        self.replace_file(&self.models[0]);
+        std::fs::write(self.at("candidate.tgm"), &self.models[model]).unwrap();
+        let path = |name: &str| self.at(name).display().to_string();
+        let replay = |more: &[&str]| {
+            let words = ["replay", &path("scoring.toml"), "--log", &path("data"), "--out", &path("again")];
+            let replayed = tidegate(&[&words[..], more].concat());
+            assert!(replayed.status.success(), "{}", text(&replayed.stderr));
+            std::fs::read(self.at("again/out.ndjson")).unwrap()
+        };
+        let written = std::fs::read(self.at("scored.ndjson")).unwrap();
+        let again = replay(&[]);
+        assert!(written == again, "{} bytes written, {} replayed", written.len(), again.len());
+        replay(&["--model", &format!("scored={}", path("candidate.tgm"))]);
+        let rows = lines(&self.at("again/out.ndjson"));
+        assert_eq!(rows.len(), lines(&self.at("scored.ndjson")).len());
+        assert!(rows.iter().all(|row| row["model"] == self.short(model).as_str()));
     }
 
     /// Every row there once, scored by the model it names as replay scores it, the models in this order.
@@ -374,6 +395,7 @@ fn after_a_power_cut_the_model_that_came_last_goes_on_whatever_file_and_topic_st
     site.check(rows, &[0, 1, 2, 3]);
     let log = std::fs::read_to_string(site.at("log")).unwrap();
     assert!(log.contains("another one has come since"), "{log}");
+    site.check_replay_of_log(2);
 }
 
 #[test]

@@ -129,7 +129,7 @@ impl Running {
     /// The same, with its log lines somewhere.
     pub fn start_logging(pipeline: &Path, extra: &[&str], stderr: Stdio) -> Self {
         let mut command = Command::new(TIDEGATE);
-        command.args(["--log", "warn", "run"]).arg(pipeline).args(extra);
+        command.args(["--log-level", "warn", "run"]).arg(pipeline).args(extra);
         Self::spawn(command, stderr)
     }
 

@@ -215,7 +215,7 @@ fn measure(variant: Variant, messages: u64, qos: u8) -> Result<Measured> {
         .map_err(|error| Error::io("making a directory for results", &error))?;
     let name = variant.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
     let mut consumer = Command::new(&program)
-        .args(["--log", "error", "bench", "variant", &name, "--port", port.trim()])
+        .args(["--log-level", "error", "bench", "variant", &name, "--port", port.trim()])
         .args(["--messages", &messages.to_string(), "--qos", &qos.to_string(), "--directory"])
         .arg(&directory)
         .stdout(Stdio::piped())

@@ -43,7 +43,7 @@ pub fn measure(directory: &Path, log: bool) -> Result<Started> {
     std::fs::write(&file, pipeline(port, &out)).map_err(failed)?;
     let program = std::env::current_exe().map_err(failed)?;
     let mut command = Command::new(program);
-    command.args(["--log", "error", "run"]).arg(&file).stdout(Stdio::null()).stderr(Stdio::null());
+    command.args(["--log-level", "error", "run"]).arg(&file).stdout(Stdio::null()).stderr(Stdio::null());
     if log {
         command.arg("--data-dir").arg(directory.join("data"));
     }

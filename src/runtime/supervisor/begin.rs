@@ -72,6 +72,7 @@ impl Supervisor {
         let batch_bytes = sources.iter().map(|source| source.batch.bytes).max().unwrap_or(0);
         let log = LogOptions {
             offset_min: recovered.log_offset,
+            now_us: crate::clock::wall().micros(),
             needed_from: recovered.needed_from,
             ..log_options(settings.log, batch_bytes)
         };

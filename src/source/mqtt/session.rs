@@ -95,8 +95,6 @@ pub struct MqttSource {
     taken: u64,
     unacknowledged: VecDeque<(u64, u16)>,
     gather: Gather,
-    /// When the last message came.
-    came_at: Instant,
     counts: Vec<(Count, u64)>,
     lost_said: bool,
     subscribed: Arc<AtomicBool>,
@@ -124,7 +122,6 @@ impl MqttSource {
             taken: 0,
             unacknowledged: VecDeque::new(),
             gather: Gather::default(),
-            came_at: Instant::now(),
             counts: Vec::new(),
             lost_said: false,
             subscribed: Arc::new(AtomicBool::new(false)),
@@ -374,7 +371,7 @@ impl MqttSource {
         }
         let aged = due <= Instant::now();
         if aged {
-            self.gather.aged(self.under_way(), self.came_at.elapsed(), self.settings.batch.age);
+            self.gather.aged(self.under_way(), self.started.elapsed(), self.settings.batch.age);
         }
         aged || matches!(self.link, Link::Down { .. } | Link::Opening(_)) && self.settings.qos > 0
     }
@@ -456,8 +453,7 @@ impl Source for MqttSource {
                 self.lost(&lost);
             }
             if self.builder.len() > rows {
-                self.came_at = Instant::now();
-                self.gather.came(self.under_way());
+                self.gather.came(self.under_way(), self.started.elapsed());
             }
             let due = self.builder.due().map(|due| self.started + due);
             if self.is_due(due) {
