@@ -14,8 +14,11 @@ use crate::units::{Period, Room, Size};
 /// The longest name of a pipeline or component: names become directories and labels.
 pub(super) const NAME_LENGTH_MAX: usize = 64;
 
-/// The largest size of the input log on disk.
-pub const LOG_BYTES_MAX: u64 = 256 << 20;
+/// The smallest and the largest `size` of the input log.
+const LOG_SIZES: std::ops::RangeInclusive<u64> = 32 << 20..=1 << 40;
+
+/// Most bytes of a batch that the input log takes: batches are its records.
+pub(super) const LOGGED_BATCH_BYTES_MAX: u64 = 16 << 20;
 
 /// The keys of decoding that stand in a source's own table.
 pub(super) const DECODE_KEYS: [&str; 3] = ["format", "fields", "event_time"];
@@ -31,10 +34,11 @@ pub struct Settings {
     pub checkpoint: Period,
     /// Where state, log and spools are kept; `--data-dir` has precedence. Without it nothing survives a restart.
     pub data_dir: Option<String>,
-    /// Whether input is written to a log before it is acknowledged. `"auto"`: as soon as there is a data
-    /// directory and a source that acknowledges.
-    #[serde(default)]
-    pub log: LogMode,
+    /// Whether input is written to a log before it is acknowledged: `"auto"`, `"on"` or `"off"`; or a table that also
+    /// says how large the log may grow and how long records stay: `{ size = "256MiB", retain = "24h" }`.
+    #[serde(default, deserialize_with = "word_or_table")]
+    #[schemars(with = "WrittenLog", extend("default" = "auto"))]
+    pub log: LogKeys,
     /// How long a stop may take before the rest is left to the log.
     #[serde(default = "stop_timeout")]
     pub stop_timeout: Period,
@@ -67,6 +71,83 @@ fn queue() -> usize {
     4
 }
 
+/// The input log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LogKeys {
+    /// When it is written. `"auto"`: as soon as there is a data directory and a source that acknowledges.
+    #[serde(default)]
+    pub mode: LogMode,
+    /// The disk that records may take which a restart would need. When it is three quarters full, sources wait.
+    #[serde(default = "log_size")]
+    pub size: Size,
+    /// How long records stay beyond that, for `tidegate replay --log` and `tidegate log export`.
+    #[serde(default = "retain")]
+    #[schemars(extend("examples" = ["24h"]))]
+    pub retain: Period,
+    /// The disk that records may take which only `retain` keeps. They go earlier where it is used up, and where the disk
+    /// is full.
+    #[serde(default = "retain_size")]
+    pub retain_size: Size,
+}
+
+fn log_size() -> Size {
+    Size(256 << 20)
+}
+
+fn retain() -> Period {
+    Period::seconds(0)
+}
+
+fn retain_size() -> Size {
+    Size(1 << 30)
+}
+
+impl Default for LogKeys {
+    fn default() -> Self {
+        Self { mode: LogMode::default(), size: log_size(), retain: retain(), retain_size: retain_size() }
+    }
+}
+
+impl LogKeys {
+    /// Disk that records may take which only `retain` keeps.
+    pub fn retained_bytes_max(self) -> u64 {
+        if self.retain.0.is_zero() { 0 } else { self.retain_size.0 }
+    }
+
+    fn problems(self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        if !LOG_SIZES.contains(&self.size.0) {
+            let problem = Problem::new("log.size", "`log.size` must be between \"32MiB\" and \"1024GiB\"");
+            problems
+                .push(problem.help("\"256MiB\" is usual: `tidegate check --rate` says how long it lasts"));
+        }
+        if !self.retain.0.is_zero() && self.retain_size.0 < *LOG_SIZES.start() {
+            let problem = Problem::new("log.retain_size", "`log.retain_size` is less than \"32MiB\"");
+            problems
+                .push(problem.help("records go in parts of up to 16 MiB; leave out `retain` to keep none"));
+        }
+        problems
+    }
+}
+
+/// How the log's settings are written: the mode alone, or all of them.
+#[derive(Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum WrittenLog {
+    /// When it is written.
+    Mode(LogMode),
+    /// All of it.
+    Keys(LogKeys),
+}
+
+fn word_or_table<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<LogKeys, D::Error> {
+    Ok(match WrittenLog::deserialize(deserializer)? {
+        WrittenLog::Mode(mode) => LogKeys { mode, ..LogKeys::default() },
+        WrittenLog::Keys(keys) => keys,
+    })
+}
+
 /// When the input log is written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, serde::Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -96,6 +177,7 @@ impl Settings {
             problems.push(problem.help("\"10s\" is usual"));
         }
         problems.extend(self.batch.problems());
+        problems.extend(self.log.problems());
         if self.dead_letters.is_some_and(|room| room.0 > 0 && room.0 < ROOM_MIN) {
             let problem = "`dead_letters` must be \"off\" or at least \"1MiB\"";
             problems.push(Problem::new("dead_letters", problem));
@@ -435,7 +517,7 @@ mod tests {
     fn what_nothing_is_said_about_has_its_default() {
         let settings: Settings = toml::from_str("name = \"a\"\nbatch = { rows = 5 }").unwrap();
         assert_eq!(
-            (settings.checkpoint, settings.queue, settings.log),
+            (settings.checkpoint, settings.queue, settings.log.mode),
             (Period::seconds(30), 4, LogMode::Auto)
         );
         assert_eq!(

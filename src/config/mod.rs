@@ -29,7 +29,7 @@ use crate::registry::{BatchLimits, Columns, Companion, Delivery, Files, Keyed, R
 
 pub use columns::{Finder, Outline, Planned, Unsampled};
 pub use diagnostic::{Diagnostic, Diagnostics, Origin, Place, Severity};
-pub use keys::{BatchKeys, Broker, LogMode, Priority, Settings, SpoolFull, Spooling};
+pub use keys::{BatchKeys, Broker, LogKeys, LogMode, Priority, Settings, SpoolFull, Spooling};
 pub use limits::Bounds;
 pub use reference::{explain, reference, schema, undocumented};
 
@@ -154,7 +154,7 @@ impl Pipeline {
 }
 
 fn has_log<'s>(settings: &Settings, mut sources: impl Iterator<Item = &'s PlannedSource>) -> bool {
-    match settings.log {
+    match settings.log.mode {
         LogMode::On => true,
         LogMode::Off => false,
         LogMode::Auto => settings.data_dir.is_some() && sources.any(|source| source.acknowledges),
@@ -290,7 +290,7 @@ fn assemble(text: &str, registry: &Registry, options: &Options<'_>, report: &mut
 
 fn check_data_dir(settings: &Settings, tree: &tree::Table, report: &mut Report) {
     let Some(entry) = tree.entry("pipeline").filter(|_| settings.data_dir.is_none()) else { return };
-    if settings.log == LogMode::On {
+    if settings.log.mode == LogMode::On {
         let help = "give one with `data_dir = \"…\"` or `--data-dir`";
         report.error(&entry.node.find("log", None), "a log needs a data directory, and there is none", help);
     } else {

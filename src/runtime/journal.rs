@@ -94,6 +94,9 @@ fn drive(mut log: Log, mut writer: Writer, replay: Replay, mut lines: JournalLin
         }
         let mut positions: Vec<(usize, Position)> = Vec::new();
         does.begin(JournalDoes::Writes as u16);
+        if let Some(last) = group.last() {
+            log.note_time(last.now.wall.micros());
+        }
         for stamped in &group {
             append(&mut log, &mut writer, stamped, &mut removals, &reports, &does)?;
             note_position(stamped, &mut positions);
@@ -101,7 +104,13 @@ fn drive(mut log: Log, mut writer: Writer, replay: Replay, mut lines: JournalLin
         let below = sync(&mut log, &reports, &does)?;
         does.begin(JournalDoes::Idle as u16);
         let grown_bytes = log.grown_bytes() - std::mem::replace(&mut told_bytes, log.grown_bytes());
-        let report = Report::Synced { below, positions, grown_bytes, log_bytes: log.bytes() };
+        let report = Report::Synced {
+            below,
+            positions,
+            grown_bytes,
+            log_bytes: log.needed_bytes(),
+            retained_bytes: log.retained_bytes(),
+        };
         // Nobody may hear it any more.
         let _ = reports.send(report);
         for stamped in group.drain(..) {

@@ -89,6 +89,7 @@ pub(super) struct Run {
     slots: BTreeMap<String, ModelSlot>,
     settings: config::Settings,
     has_log: bool,
+    log_bytes_max: u64,
     coordinator: Option<Coordinator>,
     /// What is being opened for it.
     opened: Vec<Opened>,

@@ -85,8 +85,10 @@ pub enum Report {
         positions: Vec<(usize, Position)>,
         /// What the log has grown by since the last report.
         grown_bytes: u64,
-        /// What the log holds now.
+        /// What the log holds now that a restart would need.
         log_bytes: u64,
+        /// What it keeps beyond that.
+        retained_bytes: u64,
     },
     /// The engine has made a cut.
     Snapshot(Snapshot),

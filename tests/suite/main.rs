@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
 mod bad_input;
+mod campaign;
 mod columns;
 mod durability;
 mod examples;

@@ -10,8 +10,7 @@ use tracing::{info, warn};
 
 use super::{Ready, Replaying, Run, Supervisor};
 use crate::clock::Clock;
-use crate::config::keys::LOG_BYTES_MAX;
-use crate::config::{Pipeline, PlannedSink, Renamed};
+use crate::config::{LogKeys, Pipeline, PlannedSink, Renamed};
 use crate::core::{Engine, Epoch, Graph, ModelSlot, Position, Restored, SequencerSettings, Snapshot, Start};
 use crate::error::{Error, Result};
 use crate::registry::Companion;
@@ -27,10 +26,10 @@ use crate::runtime::spool::Spooled;
 use crate::runtime::suspects::Mark;
 use crate::runtime::valve::Caller;
 use crate::runtime::wire::{Report, SourceId};
-use crate::store::LogOptions;
 use crate::store::journal::{Replay, ReplayFrom, Replayed, Writer};
 use crate::store::log::Log;
 use crate::store::recovery::Recovered;
+use crate::store::{LogOptions, Retain};
 
 /// The threads of one engine.
 struct Threads {
@@ -80,7 +79,14 @@ impl Supervisor {
             mark: self.data.as_ref().filter(|_| has_log).map(Mark::open).transpose()?,
             skip: self.suspects.skipped().map(|suspect| suspect.offset).collect(),
         };
-        let threads = self.threads(engine, lines, &recovered, &metrics, &slots, removals_in, &caller)?;
+        let batch_bytes = sources.iter().map(|source| source.batch.bytes).max().unwrap_or(0);
+        let log = LogOptions {
+            offset_min: recovered.log_offset,
+            needed_from: recovered.needed_from,
+            ..log_options(settings.log, batch_bytes)
+        };
+        let log_bytes_max = log.bytes_max;
+        let threads = self.threads(engine, lines, log, &recovered, &metrics, &slots, removals_in, &caller)?;
         let models = Arc::new(Models::new(
             slots.clone(),
             self.requests.clone(),
@@ -113,6 +119,7 @@ impl Supervisor {
             slots,
             settings,
             has_log,
+            log_bytes_max,
             coordinator: None,
             opened: exits.opened,
         })
@@ -139,6 +146,7 @@ impl Supervisor {
         &self,
         engine: Engine,
         mut lines: EngineLines,
+        log: LogOptions,
         recovered: &Recovered,
         metrics: &PipelineMetrics,
         slots: &BTreeMap<String, ModelSlot>,
@@ -163,7 +171,7 @@ impl Supervisor {
         let feed = std::mem::replace(&mut lines.feed, engine_feed_in);
         let reports = lines.reports.clone();
         let engine = engine_thread::spawn(engine, lines)?;
-        let log = open_log(data, recovered.log_offset)?;
+        let log = open_log(data, log)?;
         let (models, kept) = (slots.clone(), data.models());
         let recall = Box::new(move |node: &str, id: &str| Models::recall(&models, &kept, node, id));
         let replay = Replay::new(&log, from, recall);
@@ -263,7 +271,7 @@ impl Supervisor {
             Settings {
                 sequencer: SequencerSettings {
                     checkpoint: run.settings.checkpoint.0,
-                    log_bytes_max: LOG_BYTES_MAX,
+                    log_bytes_max: run.log_bytes_max,
                     keeps_state: self.data.is_some(),
                 },
                 journal: run.has_log,
@@ -345,9 +353,22 @@ fn nothing() -> Replayed {
     Replayed::nothing(ReplayFrom { offset: 0, epoch: Epoch(0), sources, positions, mono: Duration::ZERO })
 }
 
+/// How a log is opened for batches of so many bytes: the smaller it is, the smaller its parts.
+fn log_options(keys: LogKeys, batch_bytes: usize) -> LogOptions {
+    // A record has a batch and the one message that closes it, which has its own bound.
+    let block_bytes_max = (2 * batch_bytes).clamp(4 << 20, 32 << 20);
+    LogOptions {
+        block_bytes_max,
+        segment_bytes_max: (keys.size.0 / 32)
+            .clamp(block_bytes_max as u64, (8 << 20).max(block_bytes_max as u64)),
+        bytes_max: keys.size.0.max(3 * block_bytes_max as u64),
+        retain: Retain { time: keys.retain.0, bytes_max: keys.retained_bytes_max() },
+        ..LogOptions::default()
+    }
+}
+
 /// The log behind a checkpoint.
-fn open_log(data: &DataDir, offset_min: u64) -> Result<Log> {
-    let options = LogOptions { offset_min, bytes_max: LOG_BYTES_MAX, ..LogOptions::default() };
+fn open_log(data: &DataDir, options: LogOptions) -> Result<Log> {
     let (log, report) = Log::open(data.store(), "log", options)?;
     if report.torn_bytes > 0 {
         info!(bytes = report.torn_bytes, "an unfinished write at the end of the log was cut off");

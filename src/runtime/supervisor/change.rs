@@ -127,6 +127,7 @@ impl Supervisor {
         Ok(Recovered {
             epoch: commit.epoch,
             log_offset: commit.offset,
+            needed_from: commit.offset,
             sources: sources.filter_map(|(name, position)| Some((name, position?))).collect(),
             sinks: names(run.sink_names.clone()).zip(commit.sinks).collect(),
             snapshot: Some(commit.snapshot),

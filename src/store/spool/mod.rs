@@ -21,6 +21,8 @@ mod lane;
 #[cfg(test)]
 mod tests;
 
+use std::time::Duration;
+
 use arrow::array::RecordBatch;
 
 use entry::Reached;
@@ -29,6 +31,7 @@ use lane::LaneLog;
 
 use super::log::Log;
 use super::options::LogOptions;
+use super::retention::Retain;
 use super::wire::{Wire, put_varint};
 use super::{Store, cursor::Damages};
 use crate::core::{DeliveryId, Position};
@@ -48,8 +51,10 @@ const MARKS: LogOptions = LogOptions {
     segment_bytes_max: 16 << 10,
     block_bytes_max: 1 << 10,
     bytes_max: 64 << 10,
+    retain: Retain { time: Duration::ZERO, bytes_max: 0 },
     compress: false,
     offset_min: 0,
+    needed_from: 0,
 };
 
 /// What happens when there is no room.
