@@ -20,7 +20,7 @@ use super::metrics::PipelineMetrics;
 use super::models::Models;
 use super::sink_task::{self, SinkLines};
 use super::source_task::{self, SourceLines};
-use super::spool::{Letters, Spooled};
+use super::spool::{Letters, Spooled, tell_forsaken};
 use crate::clock::Clock;
 use crate::config::{LogKeys, Pipeline, PlannedSink, PlannedSource};
 use crate::core::{Engine, Graph, ModelSlot, Position, Restored, SequencerSettings, Snapshot};
@@ -113,6 +113,10 @@ pub async fn start_in(pipeline: Pipeline, mut data: Option<DataDir>) -> Result<R
     };
     if let Some(letters) = &letters {
         let _ = metrics.letters.set(letters.clone());
+    }
+    if let Some(data) = &data {
+        let spooled = sinks.iter().filter(|sink| sink.spool.is_some()).map(|sink| sink.name.as_str());
+        tell_forsaken(data.store().as_ref(), &data.spools(), &spooled.collect::<Vec<_>>());
     }
     let sinks = with_spools(sinks, data.as_ref(), letters.as_ref(), &metrics);
     let (deliveries, orders) =
