@@ -15,7 +15,7 @@ use crate::codec::text_ndjson::NdjsonWriter;
 use crate::error::{Error, Result};
 use crate::registry::Registry;
 use crate::runtime::durable::DataDir;
-use crate::runtime::spool::resend;
+use crate::runtime::spool::{Resent, resend};
 use crate::store::dead_letters::{self, Met};
 use crate::store::{DeadLetters, Disk, Letter, LetterBody, LetterKind};
 
@@ -243,7 +243,7 @@ fn replay(args: &ReplayArgs, registry: &Registry) -> Outcome {
     }
     let mut letters = DeadLetters::open(data.store(), pipeline.settings.dead_letters_bytes())?;
     let patience = Duration::from_secs(args.patience);
-    let (mut delivered, mut left) = (0, 0);
+    let mut left = 0;
     runtime()?.block_on(async {
         for planned in pipeline.sinks {
             let wanted = args.sink.as_ref().is_none_or(|sink| *sink == planned.name);
@@ -251,24 +251,17 @@ fn replay(args: &ReplayArgs, registry: &Registry) -> Outcome {
                 let outcome =
                     resend(&planned.name, peer, planned.spool, &mut letters, data.store().as_mut(), patience)
                         .await?;
-                println!(
-                    "{}: {} rows delivered, {} refused again, {} left because {}",
-                    planned.name,
-                    outcome.delivered,
-                    outcome.refused,
-                    outcome.left,
-                    outcome.away.as_deref().unwrap_or("of nothing")
-                );
-                delivered += outcome.delivered;
-                left += outcome.left + outcome.refused;
+                let (name, Resent { delivered: taken, refused, left: kept, away }) = (&planned.name, outcome);
+                println!("{name}: {taken} rows delivered, {refused} rows in letters that are refused again");
+                if let Some(reason) = away {
+                    println!("{name}: {kept} rows left, for the receiver is away: {}", line(&reason));
+                }
+                left += kept + refused;
             }
         }
         Ok::<(), Error>(())
     })?;
-    match (delivered, left) {
-        (_, 0) => Ok(()),
-        _ => Err(Failure::Code(1)),
-    }
+    if left == 0 { Ok(()) } else { Err(Failure::Code(1)) }
 }
 
 #[cfg(test)]

@@ -312,6 +312,7 @@ impl Planner<'_> {
                     kind: kind.name,
                     identity,
                     sink: built.sink,
+                    network,
                     peer: built.peer,
                     spool,
                     notes: built.notes,

@@ -97,6 +97,8 @@ pub struct PlannedSink {
     pub identity: Fingerprint,
     /// The running part.
     pub sink: Box<dyn Sink>,
+    /// Whether it writes to a receiver that may be away.
+    pub network: bool,
     /// The receiver alone, if it writes to one that may be away.
     pub peer: Option<Box<dyn Peer>>,
     /// The spool before it.

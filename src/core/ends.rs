@@ -139,7 +139,7 @@ pub struct Refusal {
 /// How a try to deliver has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attempt {
-    /// Everything is taken or refused.
+    /// The first delivery at least is taken or refused, and nothing has failed.
     Settled,
     /// The peer is away, or answers with a failure that may pass. What is settled says so itself; the rest is to be tried
     /// again.
@@ -161,11 +161,16 @@ pub trait Peer: Send {
     /// What cannot be helped by trying again.
     async fn open(&mut self) -> Result<()>;
 
-    /// Tries to hand deliveries over, in order. After a call that was dropped half-way they may have arrived or not.
+    /// Tries to hand deliveries over, in order: as many as it likes to have under way at once. After a call that was dropped half-way they may have arrived or not.
     ///
     /// # Errors
     /// What cannot be helped by trying again.
     async fn deliver(&mut self, parcels: &mut [Parcel]) -> Result<Attempt>;
+
+    /// Longest pause between two tries.
+    fn pause_max(&self) -> Duration {
+        Duration::from_secs(30)
+    }
 
     /// Returns when a peer that was away seems to be back; never, for one whose coming cannot be noticed.
     async fn back(&mut self) {

@@ -31,14 +31,17 @@ const ROWS_MAX: u64 = 8192;
 /// Where both wait, so many turns of new rows come for one of what has gathered.
 const LIVE_TURNS: u32 = 3;
 
-/// The first and the longest pause between two tries.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// The first pause between two tries.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// How long to wait before the disk is tried again.
 const DISK_PAUSE: Duration = Duration::from_secs(1);
 
 /// How often the state is told while nothing else happens.
 const TELL_EVERY: Duration = Duration::from_millis(500);
+
+/// How often it is remembered on disk, at most, how far deliveries are; refusals are remembered at once.
+const MARK_EVERY: Duration = Duration::from_secs(10);
 
 /// A gateway without a clock starts in 1970: nobody knows how old a row from before 2020 is.
 const PLAUSIBLE_US: i64 = 1_577_836_800_000_000;
@@ -57,6 +60,7 @@ pub(super) struct Drain {
     /// When more of what has gathered may go.
     gathered_at: Instant,
     told_at: Instant,
+    mark_at: Instant,
     refusals: u64,
     /// Rows refused that were not yet taken off those delivered.
     refused_rows: u64,
@@ -129,7 +133,8 @@ impl Drain {
         gathered: u64,
     ) -> Self {
         let now = Instant::now();
-        let backoff = Backoff::new(PAUSE.0, PAUSE.1);
+        let pause_max = peer.pause_max();
+        let backoff = Backoff::new(PAUSE.min(pause_max), pause_max);
         Self {
             name,
             shared,
@@ -141,6 +146,7 @@ impl Drain {
             gathered,
             gathered_at: now,
             told_at: now,
+            mark_at: now + MARK_EVERY,
             refusals: 0,
             refused_rows: 0,
         }
@@ -277,6 +283,10 @@ impl Drain {
                 letters.push(self.letter(LetterKind::Refused, entry, rows, refusal.reason, refusal.status));
             }
         }
+        if refused > 0 {
+            // What was refused is not to be asked again after a power cut.
+            self.mark_at = Instant::now();
+        }
         self.refused_rows += refused;
         self.count("refused_deliveries", refused);
         self.keep(letters).await?;
@@ -304,8 +314,16 @@ impl Drain {
     }
 
     async fn settle_below(&mut self, lane: Lane, below: u64) -> Result<()> {
-        // A segment that cannot be removed now is removed with the next.
-        if let Err(error) = self.shared.with(move |spool| spool.settle(lane, below)).await? {
+        let mark = Instant::now() >= self.mark_at;
+        if mark {
+            self.mark_at = Instant::now() + MARK_EVERY;
+        }
+        let work = move |spool: &mut Spool| {
+            spool.settle(lane, below)?;
+            if mark { spool.mark() } else { Ok(()) }
+        };
+        // A segment that cannot be removed now is removed with the next, and a mark is only to spare repetitions.
+        if let Err(error) = self.shared.with(work).await? {
             self.shared.trouble(&error.to_string());
         }
         self.shared.progress.notify_one();

@@ -22,7 +22,7 @@ use crate::runtime::journal::{self, JournalLines};
 use crate::runtime::metrics::PipelineMetrics;
 use crate::runtime::models::Models;
 use crate::runtime::reload::Replacement;
-use crate::runtime::spool::Spooled;
+use crate::runtime::spool::{Spooled, tell_forsaken};
 use crate::runtime::suspects::Mark;
 use crate::runtime::valve::Caller;
 use crate::runtime::wire::{Report, SourceId};
@@ -56,6 +56,8 @@ impl Supervisor {
             .filter_map(|node| Some((node.name.clone(), node.models.clone()?)))
             .collect();
         let sink_names: Vec<String> = sinks.iter().map(|sink| sink.name.clone()).collect();
+        let spooled: Vec<String> =
+            sinks.iter().filter(|sink| sink.spool.is_some()).map(|sink| sink.name.clone()).collect();
         let sinks = self.with_spools(sinks, &metrics);
         let (reports, reports_in) = mpsc::unbounded_channel();
         let (feed, feed_in) = mpsc::channel(settings.queue);
@@ -65,8 +67,14 @@ impl Supervisor {
             .ends
             .take_sinks(sinks, &recovered.sinks, handover, settings.queue, &reports, &metrics)
             .await?;
+        self.tell_forsaken(&spooled);
         let caller = Caller::new();
-        let origin = |sink: &String| format!("{}/{}/{sink}", self.installation, self.name).into();
+        // Without a log nothing comes again under its old name, so names must not be the same in two lives.
+        let installation = match self.data.as_ref().filter(|_| has_log) {
+            Some(data) => data.installation().to_owned(),
+            None => uuid::Uuid::new_v4().to_string(),
+        };
+        let origin = |sink: &String| format!("{installation}/{}/{sink}", self.name).into();
         let lines = EngineLines {
             feed: feed_in,
             sinks: exits.deliveries,
@@ -187,6 +195,14 @@ impl Supervisor {
         };
         let journal = journal::spawn(log, Writer::new(sources), replay, lines)?;
         Ok(Threads { engine, journal: Some(journal), replayed: Replaying::FromLog(replayed_in) })
+    }
+
+    /// Says what waits in spools that no sink has any more; one whose sink has not let go of it is not looked at.
+    fn tell_forsaken(&self, spooled: &[String]) {
+        let Some(data) = &self.data else { return };
+        let held = self.ends.leaving();
+        let names: Vec<&str> = spooled.iter().map(String::as_str).chain(held).collect();
+        tell_forsaken(data.store().as_ref(), &data.spools(), &names);
     }
 
     /// Puts the spools before the sinks that have one.

@@ -18,9 +18,10 @@ use crate::units::{Period, Secret, Size};
 
 /// Sends rows to a web server with POST, one request after the other, so that they arrive in order.
 ///
-/// A server that is away, or answers 401, 403, 404, 408, 429 or 5xx, is tried again for ever, with growing pauses or after the
-/// time that its `Retry-After` asks for; meanwhile the pipeline waits. Any other answer than 2xx refuses the request
-/// for good: it is logged, counted and dropped. Redirects are not followed. Every request has an `Idempotency-Key`
+/// A server that is away, or answers 401, 403, 404, 408, 425, 429 or 5xx, is tried again for ever, with growing pauses or after
+/// the time that its `Retry-After` asks for; meanwhile rows wait in the spool, and without one the pipeline waits. Any
+/// other answer than 2xx refuses the request for good: it is logged and counted, and its rows become dead letters, or are
+/// dropped where none are kept. Redirects are not followed. Every request has an `Idempotency-Key`
 /// that is the same whenever it is sent again, also after a restart with a log, so that a server can tell a repetition.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -76,11 +76,6 @@ impl HttpPeer {
         Self { settings, client: None }
     }
 
-    /// Longest pause between two tries.
-    pub fn pause_max(&self) -> Duration {
-        self.settings.pause_max
-    }
-
     fn client(&self) -> Result<Client> {
         let settings = &self.settings;
         let mut headers = settings.headers.clone();
@@ -149,6 +144,10 @@ impl HttpPeer {
 
 #[async_trait]
 impl Peer for HttpPeer {
+    fn pause_max(&self) -> Duration {
+        self.settings.pause_max
+    }
+
     async fn open(&mut self) -> Result<()> {
         self.client = Some(self.client()?);
         Ok(())
@@ -159,13 +158,11 @@ impl Peer for HttpPeer {
             Some(client) => client.clone(),
             None => self.client()?,
         };
-        for parcel in parcels {
-            let attempt = self.deliver_one(&client, parcel).await?;
-            if attempt != Attempt::Settled {
-                return Ok(attempt);
-            }
+        // One request after the other leaves nothing to gain from several deliveries at once.
+        match parcels.first_mut() {
+            Some(parcel) => self.deliver_one(&client, parcel).await,
+            None => Ok(Attempt::Settled),
         }
-        Ok(Attempt::Settled)
     }
 }
 

@@ -21,8 +21,6 @@ mod lane;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
-
 use arrow::array::RecordBatch;
 
 use entry::Reached;
@@ -51,8 +49,8 @@ const MARKS: LogOptions = LogOptions {
     segment_bytes_max: 16 << 10,
     block_bytes_max: 1 << 10,
     bytes_max: 64 << 10,
-    retain: Retain { time: Duration::ZERO, bytes_max: 0 },
     compress: false,
+    retain: Retain { time: std::time::Duration::ZERO, bytes_max: 0 },
     offset_min: 0,
     needed_from: 0,
 };
