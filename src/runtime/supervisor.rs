@@ -193,7 +193,9 @@ impl Supervisor {
                     return Ok(());
                 }
                 Ok(Outcome::Reload { replacement, commit }) => self.reload(run, *replacement, commit).await?,
-                Ok(Outcome::EngineFailed { offset, error }) => self.restart(run, offset, error).await?,
+                Ok(Outcome::EngineFailed { offset, row, error }) => {
+                    self.restart(run, offset.map(|offset| (offset, row)), error).await?
+                }
                 Err(error) => {
                     self.ends.drop_sinks();
                     let _ = self.wind_down(run, false).await;

@@ -85,7 +85,7 @@ impl Supervisor {
             valve: caller.valve()?,
             does: Arc::clone(&metrics.engine_does),
             mark: self.data.as_ref().filter(|_| has_log).map(Mark::open).transpose()?,
-            skip: self.suspects.skipped().map(|suspect| suspect.offset).collect(),
+            treatments: self.suspects.treatments(),
         };
         let batch_bytes = sources.iter().map(|source| source.batch.bytes).max().unwrap_or(0);
         let log = LogOptions {
@@ -321,9 +321,9 @@ impl Supervisor {
             tokio::select! {
                 biased;
                 Some(report) = reports.recv() => match report {
-                    Report::Engine { offset, error } => {
+                    Report::Engine { offset, row, error } => {
                         self.unheard.extend(wanted.map(Request::Reload));
-                        return Ok(Err(Outcome::EngineFailed { offset, error }));
+                        return Ok(Err(Outcome::EngineFailed { offset, row, error }));
                     }
                     Report::Failed(error) => return Err(error),
                     report => early.push(report),
