@@ -15,7 +15,7 @@ use crate::error::Result;
 
 /// A place in a source's or sink's own terms, e.g. a file and a byte offset. Only its owner reads it; it is text
 /// so that a person can too.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Position(pub String);
 
 impl Position {

@@ -101,7 +101,10 @@ impl Sequencer {
     /// Goes on from `start` at the monotonic time `mono`; `sinks` are their names in graph order.
     pub fn new(settings: SequencerSettings, sinks: Vec<String>, start: Start, mono: Duration) -> Self {
         let mut epochs = Epochs::new(sinks, EPOCHS_UNDER_WAY_MAX);
-        for (epoch, offset, positions) in start.under_way {
+        // A process that is stopped while a sink is stuck leaves one more behind than may be under way, and so does
+        // the next. Any later epoch stands for those before it: the oldest need not be committed.
+        let too_many = start.under_way.len().saturating_sub(EPOCHS_UNDER_WAY_MAX);
+        for (epoch, offset, positions) in start.under_way.into_iter().skip(too_many) {
             epochs.begin(epoch, offset, positions);
         }
         Self {
@@ -395,6 +398,28 @@ mod tests {
         sequencer.pass(at(10), deadline);
         sequencer.pass(at(30), deadline);
         assert_eq!(polled(&mut sequencer), ["1: cut 1"]);
+    }
+
+    #[test]
+    fn of_the_epochs_that_a_restart_finds_under_way_only_the_last_few_are_kept() {
+        let under_way = (1..=7).map(|epoch| (Epoch(epoch), epoch * 10, vec![None])).collect();
+        let start =
+            Start { positions: vec![None], epoch: Epoch(8), under_way, anchored: true, ..Start::default() };
+        let mut sequencer = Sequencer::new(SETTINGS, Vec::new(), start, Duration::ZERO);
+        let owed = |sequencer: &Sequencer| -> Vec<u64> {
+            sequencer.epochs().owed().map(|(epoch, _)| epoch.0).collect()
+        };
+        assert_eq!(owed(&sequencer), [4, 5, 6, 7]);
+        sequencer.stop(at(1));
+        assert_eq!(owed(&sequencer), [4, 5, 6, 7, 8], "a stop never waits");
+        for epoch in 1..=4 {
+            sequencer.snapshot(Snapshot { epoch: Epoch(epoch), now: at(1), nodes: Vec::new() });
+        }
+        assert_eq!(
+            sequencer.commit().unwrap().epoch,
+            Epoch(4),
+            "what the replay says of older ones is no matter"
+        );
     }
 
     #[test]

@@ -2,11 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
+mod allocator;
 mod bad_input;
 mod campaign;
 mod columns;
 mod durability;
 mod examples;
+mod fuzz;
 mod golden;
 mod health;
 mod http;
