@@ -39,7 +39,8 @@ pub struct Settings {
     #[serde(default, deserialize_with = "word_or_table")]
     #[schemars(with = "WrittenLog", extend("default" = "auto"))]
     pub log: LogKeys,
-    /// How long a stop may take before the rest is left to the log.
+    /// How long a stop may take before the rest is left to the log, and how long a reload or another model may wait for
+    /// sinks.
     #[serde(default = "stop_timeout")]
     pub stop_timeout: Period,
     /// How many batches wait in each channel between source, engine and sink at most.

@@ -349,7 +349,9 @@ impl Coordinator {
                 self.answer(epoch, Err(error));
             }
             Report::Flushed { sink, epoch, position } => self.sequencer.flushed(sink, epoch, position),
-            Report::Engine { offset, error } => return Ok(Some(Outcome::EngineFailed { offset, error })),
+            Report::Engine { offset, row, error } => {
+                return Ok(Some(Outcome::EngineFailed { offset, row, error }));
+            }
             Report::Skipped { offset, record } => self.skipped(offset, record),
             Report::Failed(error) => return Err(error),
         }

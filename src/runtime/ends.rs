@@ -310,7 +310,7 @@ impl Ends {
                 info!(sink = sink.name, "sink closed");
             } else {
                 warn!(sink = sink.name, "the sink does not close");
-                self.leaving(sink);
+                self.let_go(sink);
             }
         }
         staying
@@ -318,7 +318,7 @@ impl Ends {
 
     /// It ends when it comes back from what it does, since nobody gives orders any more, or is ended where that can be
     /// done from outside.
-    fn leaving(&mut self, sink: RunningSink) {
+    fn let_go(&mut self, sink: RunningSink) {
         if let Some(abort) = sink.abort {
             tokio::spawn(async move {
                 tokio::time::sleep(LEAVING_MAX).await;
@@ -328,10 +328,15 @@ impl Ends {
         self.leaving.insert(sink.name, sink.gone);
     }
 
+    /// Sinks that were told to end and may not have.
+    pub fn leaving(&self) -> impl Iterator<Item = &str> {
+        self.leaving.keys().map(String::as_str)
+    }
+
     /// Ends all sinks as they are, without waiting for them.
     pub fn drop_sinks(&mut self) {
         for sink in std::mem::take(&mut self.sinks) {
-            self.leaving(sink);
+            self.let_go(sink);
         }
     }
 

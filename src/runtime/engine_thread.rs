@@ -4,14 +4,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
 use tokio::sync::{mpsc, watch};
 
 use super::activity::{Activity, EngineDoes};
-use super::suspects::Mark;
+use super::suspects::{Mark, Treatment};
 use super::valve::Valve;
 use super::wire::{Delivery, Report, Stamped};
 use crate::core::engine::NodeStats;
-use crate::core::{DeliveryId, Effect, Engine, Event, ModelId, Record};
+use crate::core::{DeliveryId, Effect, Engine, Event, ModelId, Now, Record};
 use crate::error::{Error, Result};
 
 /// How often the counts are copied out while records keep coming.
@@ -50,8 +52,8 @@ pub struct EngineLines {
     pub valve: Valve,
     /// Where the record is noted that is being handled, in case it ends the process.
     pub mark: Option<Mark>,
-    /// Offsets of records that have failed too often: they are left out.
-    pub skip: Vec<u64>,
+    /// Records that have failed before: they are tried with care or left out.
+    pub treatments: Vec<Treatment>,
     /// What this thread does.
     pub does: Arc<Activity>,
 }
@@ -66,14 +68,14 @@ pub fn spawn(engine: Engine, lines: EngineLines) -> Result<std::thread::JoinHand
         .spawn(move || {
             // They close behind the report: whoever finds them closed finds the reason as well.
             let mut lines = lines;
-            let mut handling = None;
+            let mut handling = Handling::default();
             let outcome = catch_unwind(AssertUnwindSafe(|| drive(engine, &mut lines, &mut handling)));
             let error = match outcome {
                 Ok(Ok(())) => return,
                 Ok(Err(error)) => error,
                 Err(panic) => Error::data(format!("an operator panicked: {}", panic_text(panic.as_ref()))),
             };
-            let _ = lines.reports.send(Report::Engine { offset: handling, error });
+            let _ = lines.reports.send(Report::Engine { offset: handling.offset, row: handling.row, error });
         })
         .map_err(|error| Error::io("starting the engine thread", &error))
 }
@@ -86,7 +88,7 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
         .unwrap_or("no message")
 }
 
-fn drive(mut engine: Engine, lines: &mut EngineLines, handling: &mut Option<u64>) -> Result<()> {
+fn drive(mut engine: Engine, lines: &mut EngineLines, handling: &mut Handling) -> Result<()> {
     let mut stats = EngineStats::default();
     let mut published = Instant::now();
     publish(&engine, &mut stats, lines);
@@ -120,32 +122,83 @@ fn drive(mut engine: Engine, lines: &mut EngineLines, handling: &mut Option<u64>
     Ok(())
 }
 
+/// What the engine is at.
+#[derive(Debug, Default)]
+struct Handling {
+    offset: Option<u64>,
+    row: Option<u32>,
+}
+
 /// One record and all its effects; false when a sink or the coordinator is gone.
 fn handle(
     engine: &mut Engine,
     stamped: Stamped,
     lines: &mut EngineLines,
-    handling: &mut Option<u64>,
+    handling: &mut Handling,
 ) -> Result<bool> {
     let Stamped { offset, now, mut record, .. } = stamped;
-    if lines.skip.contains(&offset) {
-        match &mut record {
+    let mut emitted = vec![0u32; lines.sinks.len()];
+    let treatment = lines.treatments.iter().find(|treatment| treatment.offset == offset);
+    if let Some(Treatment { without, .. }) = treatment.cloned() {
+        match (&mut record, without) {
             // The cut itself must be made: sinks and epochs wait for it.
-            Record::Barrier(barrier) => barrier.change = None,
-            _ => return Ok(lines.reports.send(Report::Skipped { offset, record }).is_ok()),
+            (Record::Barrier(barrier), None) => barrier.change = None,
+            (_, None) => return Ok(lines.reports.send(Report::Skipped { offset, record }).is_ok()),
+            (Record::Batch { input, batch }, Some(without)) if batch.num_rows() > 1 => {
+                let (input, batch) = (*input, batch.clone());
+                return row_by_row(engine, (offset, now), (input, &batch), &without, lines, handling);
+            }
+            _ => {}
         }
     }
-    *handling = Some(offset);
+    *handling = Handling { offset: Some(offset), row: None };
+    one(engine, (offset, now), record, &mut emitted, lines, handling)
+}
+
+/// A record that has failed before, one row after the other, without those that fail.
+fn row_by_row(
+    engine: &mut Engine,
+    (offset, now): (u64, Now),
+    (input, batch): (usize, &RecordBatch),
+    without: &[u32],
+    lines: &mut EngineLines,
+    handling: &mut Handling,
+) -> Result<bool> {
+    let mut emitted = vec![0u32; lines.sinks.len()];
+    for row in (0..batch.num_rows()).filter(|row| !without.contains(&(*row as u32))) {
+        *handling = Handling { offset: Some(offset), row: Some(row as u32) };
+        let record = Record::Batch { input, batch: batch.slice(row, 1) };
+        if !one(engine, (offset, now), record, &mut emitted, lines, handling)? {
+            return Ok(false);
+        }
+    }
+    if without.is_empty() {
+        return Ok(true);
+    }
+    let left_out: BooleanArray =
+        (0..batch.num_rows()).map(|row| Some(without.contains(&(row as u32)))).collect();
+    let record = Record::Batch { input, batch: filter_record_batch(batch, &left_out)? };
+    Ok(lines.reports.send(Report::Skipped { offset, record }).is_ok())
+}
+
+/// One record, or a row of one, and its effects; `emitted` counts on over the rows.
+fn one(
+    engine: &mut Engine,
+    (offset, now): (u64, Now),
+    record: Record,
+    emitted: &mut [u32],
+    lines: &mut EngineLines,
+    handling: &mut Handling,
+) -> Result<bool> {
     if let Some(mark) = &lines.mark {
-        mark.enter(offset);
+        mark.enter(offset, handling.row);
     }
     let outcome = engine.handle(now, record);
     if let Some(mark) = &lines.mark {
         mark.leave();
     }
     outcome?;
-    *handling = None;
-    let mut emitted = vec![0u32; lines.sinks.len()];
+    *handling = Handling::default();
     while let Some(effect) = engine.poll() {
         let sent = match effect {
             Effect::Emit { sink, event } => {

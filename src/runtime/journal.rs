@@ -93,10 +93,10 @@ fn drive(mut log: Log, mut writer: Writer, replay: Replay, mut lines: JournalLin
             remove(&mut log, offset);
         }
         let mut positions: Vec<(usize, Position)> = Vec::new();
+        does.begin(JournalDoes::Writes as u16);
         if let Some(last) = group.last() {
             log.note_time(last.now.wall.micros());
         }
-        does.begin(JournalDoes::Writes as u16);
         for stamped in &group {
             append(&mut log, &mut writer, stamped, &mut removals, &reports, &does)?;
             note_position(stamped, &mut positions);

@@ -83,6 +83,8 @@ pub enum Outcome {
     EngineFailed {
         /// The record at which it failed; none if it was between two.
         offset: Option<u64>,
+        /// The row of it, where rows were tried one by one.
+        row: Option<u32>,
         /// Why.
         error: Error,
     },

@@ -200,7 +200,7 @@ fn unchangeable(running: &Settings, wanted: &Settings) -> Option<String> {
     let changed = [
         ("name", running.name != wanted.name),
         ("data_dir", running.data_dir != wanted.data_dir),
-        ("log", running.log != wanted.log),
+        ("log.mode", running.log.mode != wanted.log.mode),
     ];
     let keys: Vec<&str> = changed.iter().filter(|(_, changed)| *changed).map(|(key, _)| *key).collect();
     let restart = "cannot change while the pipeline runs; stop it and start it again";

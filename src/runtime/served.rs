@@ -8,10 +8,16 @@ use super::metrics::PipelineMetrics;
 use super::models::Models;
 use super::reload::{Current, Reloader};
 
+/// The graph that runs.
+struct Shown {
+    metrics: Arc<PipelineMetrics>,
+    models: Option<Arc<Models>>,
+}
+
 /// What can be seen of one pipeline.
 #[derive(Clone)]
 pub struct Served {
-    running: Arc<RwLock<(Arc<PipelineMetrics>, Option<Arc<Models>>)>>,
+    running: Arc<RwLock<Shown>>,
     current: Arc<Current>,
     /// Whether it takes rows.
     pub ready: Arc<AtomicBool>,
@@ -22,13 +28,13 @@ pub struct Served {
 impl Served {
     /// Of a pipeline that has not begun.
     pub fn new(metrics: Arc<PipelineMetrics>, current: Arc<Current>) -> Self {
-        let running = Arc::new(RwLock::new((metrics, None)));
+        let running = Arc::new(RwLock::new(Shown { metrics, models: None }));
         Self { running, current, ready: Arc::new(AtomicBool::new(false)), reloader: None }
     }
 
     /// Its counts.
     pub fn metrics(&self) -> Arc<PipelineMetrics> {
-        Arc::clone(&self.running.read().unwrap_or_else(PoisonError::into_inner).0)
+        Arc::clone(&self.running.read().unwrap_or_else(PoisonError::into_inner).metrics)
     }
 
     /// The state of the pipeline.
@@ -38,7 +44,7 @@ impl Served {
 
     /// Its models; none before it has begun.
     pub fn models(&self) -> Option<Arc<Models>> {
-        self.running.read().unwrap_or_else(PoisonError::into_inner).1.clone()
+        self.running.read().unwrap_or_else(PoisonError::into_inner).models.clone()
     }
 
     /// What it was built from.
@@ -48,6 +54,7 @@ impl Served {
 
     /// Another graph runs.
     pub(super) fn set(&self, metrics: Arc<PipelineMetrics>, models: Arc<Models>) {
-        *self.running.write().unwrap_or_else(PoisonError::into_inner) = (metrics, Some(models));
+        *self.running.write().unwrap_or_else(PoisonError::into_inner) =
+            Shown { metrics, models: Some(models) };
     }
 }

@@ -43,7 +43,6 @@ const RESTART_AFTER: (Duration, Duration) = (Duration::from_millis(100), Duratio
 pub(super) struct Supervisor {
     name: String,
     data: Option<DataDir>,
-    installation: String,
     /// Where dead letters go, if anywhere; their room is that of the start.
     letters: Option<Letters>,
     rebuild: Option<Rebuild>,
@@ -119,10 +118,6 @@ impl Supervisor {
         channels: Channels,
         served: Served,
     ) -> Result<Self> {
-        let installation = match &data {
-            Some(data) => data.installation().to_owned(),
-            None => uuid::Uuid::new_v4().to_string(),
-        };
         let room = pipeline.settings.dead_letters_bytes();
         let letters = match data.as_ref().filter(|_| room > 0) {
             Some(data) => Some(Letters::open(data.store(), room)?),
@@ -135,7 +130,6 @@ impl Supervisor {
         Ok(Self {
             name: pipeline.settings.name.clone(),
             data,
-            installation,
             letters,
             rebuild,
             doors: channels.doors,
@@ -199,7 +193,9 @@ impl Supervisor {
                     return Ok(());
                 }
                 Ok(Outcome::Reload { replacement, commit }) => self.reload(run, *replacement, commit).await?,
-                Ok(Outcome::EngineFailed { offset, error }) => self.restart(run, offset, error).await?,
+                Ok(Outcome::EngineFailed { offset, row, error }) => {
+                    self.restart(run, offset.map(|offset| (offset, row)), error).await?
+                }
                 Err(error) => {
                     self.ends.drop_sinks();
                     let _ = self.wind_down(run, false).await;

@@ -114,6 +114,8 @@ pub enum Report {
     Engine {
         /// The record at which it did; none if it was between two.
         offset: Option<u64>,
+        /// The row of it, where rows were tried one by one.
+        row: Option<u32>,
         /// Why.
         error: Error,
     },

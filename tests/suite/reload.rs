@@ -128,6 +128,9 @@ struct CountConfig {
     /// Where it counts from, as an address would be.
     #[serde(default)]
     address: String,
+    /// Numbers in a batch.
+    #[serde(default)]
+    together: i64,
 }
 
 impl SourceConfig for CountConfig {
@@ -140,6 +143,7 @@ impl SourceConfig for CountConfig {
                 stage: stage(&self.stage),
                 name: context.name.to_owned(),
                 given: 0,
+                together: self.together.max(1),
                 broken: self.address == "broken",
             }),
             output: SourceOutput::Columns(numbers_schema()),
@@ -159,6 +163,7 @@ struct Count {
     stage: Arc<Stage>,
     name: String,
     given: i64,
+    together: i64,
     broken: bool,
 }
 
@@ -176,9 +181,11 @@ impl Source for Count {
     async fn next(&mut self) -> tidegate::Result<Option<SourceBatch>> {
         loop {
             let told = self.stage.notify.notified();
-            if self.stage.state.lock().unwrap().allowed.get(&self.name).copied().unwrap_or(0) > self.given {
-                self.given += 1;
-                let batch = numbers(&numbers_schema(), &[self.given]);
+            let allowed = self.stage.state.lock().unwrap().allowed.get(&self.name).copied().unwrap_or(0);
+            if allowed > self.given {
+                let first = self.given + 1;
+                self.given = allowed.min(self.given + self.together);
+                let batch = numbers(&numbers_schema(), &(first..=self.given).collect::<Vec<_>>());
                 return Ok(Some(SourceBatch { batch, position: Position::of(&self.given)? }));
             }
             let _ = tokio::time::timeout(Duration::from_millis(20), told).await;
@@ -587,6 +594,39 @@ fn a_record_that_the_engine_does_not_survive_is_left_out_after_three_times() {
     assert_eq!((letters[0].kind, letters[0].node.as_str()), (LetterKind::Poison, "a"));
     let LetterBody::Rows(rows) = &letters[0].body else { panic!("{:?}", letters[0].body) };
     assert_eq!(rows.column(1).as_primitive::<Int64Type>().values().to_vec(), [4]);
+}
+
+#[test]
+fn of_a_batch_only_the_rows_are_left_out_that_the_engine_does_not_survive() {
+    let name = "trap-in-batch";
+    let directory = tempfile::tempdir().unwrap();
+    let data = Some(directory.path());
+    let stage = stage(name);
+    run(async {
+        let text = pipeline(name, "trap = 4", "").replacen("stage =", "together = 10\nstage =", 1);
+        let running = start(&text, data).await;
+        stage.allow("a", 20);
+        stage.until_taken("out", 206).await;
+        let control = Arc::clone(&running.served.metrics().control);
+        assert_eq!((control.restarts(), control.records_skipped()), (3, 1));
+        stop(running).await;
+        let left: Vec<i64> = (1..=20).filter(|n| *n != 4).collect();
+        let sums = left.iter().scan(0, |sum, n| {
+            *sum += n;
+            Some(*sum)
+        });
+        assert_eq!(stage.numbers("out"), sums.collect::<Vec<_>>());
+        stage.with(|state| assert_eq!(state.snapped, 3));
+    });
+    let mut left_out = Vec::new();
+    let mut disk = Disk::open(&directory.path().join("p")).unwrap();
+    dead_letters::read(&mut disk, |_, letter| {
+        let LetterBody::Rows(rows) = letter.body else { panic!("{:?}", letter.body) };
+        left_out.extend(rows.column(1).as_primitive::<Int64Type>().values().to_vec());
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(left_out, [4]);
 }
 
 #[test]

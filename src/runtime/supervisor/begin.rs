@@ -22,7 +22,7 @@ use crate::runtime::journal::{self, JournalLines};
 use crate::runtime::metrics::PipelineMetrics;
 use crate::runtime::models::Models;
 use crate::runtime::reload::Replacement;
-use crate::runtime::spool::Spooled;
+use crate::runtime::spool::{Spooled, tell_forsaken};
 use crate::runtime::suspects::Mark;
 use crate::runtime::valve::Caller;
 use crate::runtime::wire::{Report, SourceId};
@@ -56,6 +56,8 @@ impl Supervisor {
             .filter_map(|node| Some((node.name.clone(), node.models.clone()?)))
             .collect();
         let sink_names: Vec<String> = sinks.iter().map(|sink| sink.name.clone()).collect();
+        let spooled: Vec<String> =
+            sinks.iter().filter(|sink| sink.spool.is_some()).map(|sink| sink.name.clone()).collect();
         let sinks = self.with_spools(sinks, &metrics);
         let (reports, reports_in) = mpsc::unbounded_channel();
         let (feed, feed_in) = mpsc::channel(settings.queue);
@@ -65,17 +67,14 @@ impl Supervisor {
             .ends
             .take_sinks(sinks, &recovered.sinks, handover, settings.queue, &reports, &metrics)
             .await?;
+        self.tell_forsaken(&spooled);
         let caller = Caller::new();
         // Without a log nothing comes again under its old name, so names must not be the same in two lives.
-        let life = if has_log { self.installation.clone() } else { uuid::Uuid::new_v4().to_string() };
-        let origin = |sink: &String| format!("{life}/{}/{sink}", self.name).into();
-        let batch_bytes = sources.iter().map(|source| source.batch.bytes).max().unwrap_or(0);
-        let log = LogOptions {
-            offset_min: recovered.log_offset,
-            now_us: crate::clock::wall().micros(),
-            needed_from: recovered.needed_from,
-            ..log_options(settings.log, batch_bytes)
+        let installation = match self.data.as_ref().filter(|_| has_log) {
+            Some(data) => data.installation().to_owned(),
+            None => uuid::Uuid::new_v4().to_string(),
         };
+        let origin = |sink: &String| format!("{installation}/{}/{sink}", self.name).into();
         let lines = EngineLines {
             feed: feed_in,
             sinks: exits.deliveries,
@@ -86,9 +85,17 @@ impl Supervisor {
             valve: caller.valve()?,
             does: Arc::clone(&metrics.engine_does),
             mark: self.data.as_ref().filter(|_| has_log).map(Mark::open).transpose()?,
-            skip: self.suspects.skipped().map(|suspect| suspect.offset).collect(),
+            treatments: self.suspects.treatments(),
         };
-        let threads = self.threads(engine, lines, &recovered, log, &metrics, &slots, removals_in, &caller)?;
+        let batch_bytes = sources.iter().map(|source| source.batch.bytes).max().unwrap_or(0);
+        let log = LogOptions {
+            offset_min: recovered.log_offset,
+            now_us: crate::clock::wall().micros(),
+            needed_from: recovered.needed_from,
+            ..log_options(settings.log, batch_bytes)
+        };
+        let log_bytes_max = log.bytes_max;
+        let threads = self.threads(engine, lines, log, &recovered, &metrics, &slots, removals_in, &caller)?;
         let models = Arc::new(Models::new(
             slots.clone(),
             self.requests.clone(),
@@ -121,7 +128,7 @@ impl Supervisor {
             slots,
             settings,
             has_log,
-            log_bytes_max: log.bytes_max,
+            log_bytes_max,
             coordinator: None,
             opened: exits.opened,
         })
@@ -148,8 +155,8 @@ impl Supervisor {
         &self,
         engine: Engine,
         mut lines: EngineLines,
-        recovered: &Recovered,
         log: LogOptions,
+        recovered: &Recovered,
         metrics: &PipelineMetrics,
         slots: &BTreeMap<String, ModelSlot>,
         removals: mpsc::UnboundedReceiver<u64>,
@@ -189,6 +196,14 @@ impl Supervisor {
         };
         let journal = journal::spawn(log, Writer::new(sources), replay, lines)?;
         Ok(Threads { engine, journal: Some(journal), replayed: Replaying::FromLog(replayed_in) })
+    }
+
+    /// Says what waits in spools that no sink has any more; one whose sink has not let go of it is not looked at.
+    fn tell_forsaken(&self, spooled: &[String]) {
+        let Some(data) = &self.data else { return };
+        let held = self.ends.leaving();
+        let names: Vec<&str> = spooled.iter().map(String::as_str).chain(held).collect();
+        tell_forsaken(data.store().as_ref(), &data.spools(), &names);
     }
 
     /// Puts the spools before the sinks that have one.
@@ -307,9 +322,9 @@ impl Supervisor {
             tokio::select! {
                 biased;
                 Some(report) = reports.recv() => match report {
-                    Report::Engine { offset, error } => {
+                    Report::Engine { offset, row, error } => {
                         self.unheard.extend(wanted.map(Request::Reload));
-                        return Ok(Err(Outcome::EngineFailed { offset, error }));
+                        return Ok(Err(Outcome::EngineFailed { offset, row, error }));
                     }
                     Report::Failed(error) => return Err(error),
                     report => early.push(report),

@@ -13,7 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::runtime::coordinator::Outcome;
 use crate::runtime::ends::{CLOSING_MAX, Handover, Reopen};
 use crate::runtime::reload::{Reloaded, Replacement};
-use crate::runtime::suspects::{FAILURES_MAX, Suspects};
+use crate::runtime::suspects::FAILURES_MAX;
 use crate::store::recovery::Recovered;
 
 /// A restart waits so long for everything of the engine before it to be written.
@@ -161,12 +161,17 @@ impl Supervisor {
     }
 
     /// The engine has failed: it is built again from the last checkpoint, and gets what the log holds behind it.
-    pub(super) async fn restart(&mut self, mut run: Run, offset: Option<u64>, error: Error) -> Result<Run> {
+    pub(super) async fn restart(
+        &mut self,
+        mut run: Run,
+        at: Option<(u64, Option<u32>)>,
+        error: Error,
+    ) -> Result<Run> {
         self.served.ready.store(false, Ordering::Relaxed);
         self.failures += 1;
-        let in_log = offset.filter(|_| run.has_log);
+        let in_log = at.filter(|_| run.has_log);
         let failures = match in_log {
-            Some(offset) => self.suspects.failed(offset, &error.message, self.data.as_mut())?,
+            Some((offset, row)) => self.suspects.failed(offset, row, &error.message, self.data.as_mut())?,
             None => self.failures,
         };
         let Some(rebuild) = self.rebuild.clone().filter(|_| self.data.is_some()) else {
@@ -184,7 +189,8 @@ impl Supervisor {
         let wait = self.backoff.wait();
         error!(
             %error,
-            offset = in_log,
+            offset = in_log.map(|(offset, _)| offset),
+            row = in_log.and_then(|(_, row)| row),
             failures,
             wait_ms = wait.as_millis() as u64,
             "the engine has failed; it is built again from the last checkpoint"
@@ -197,9 +203,7 @@ impl Supervisor {
         let reopen = if complete { reopen } else { Reopen::All };
         tokio::time::sleep(wait).await;
         let recovered = self.recover()?;
-        if run_is_past(&self.suspects, recovered.log_offset) {
-            self.suspects.forget_before(recovered.log_offset, self.data.as_mut())?;
-        }
+        self.suspects.forget_before(recovered.needed_from, self.data.as_mut())?;
         let mut pipeline = rebuild()?;
         let ready = ready(&mut pipeline, recovered)?;
         self.begin(pipeline, ready, Handover::FromCheckpoint, reopen).await
@@ -248,10 +252,6 @@ impl Supervisor {
         }
         Ok(complete)
     }
-}
-
-fn run_is_past(suspects: &Suspects, offset: u64) -> bool {
-    suspects.skipped().any(|suspect| suspect.offset < offset)
 }
 
 /// Waits for a thread to end.
