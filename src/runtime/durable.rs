@@ -125,6 +125,15 @@ impl DataDir {
         self.disk.share()
     }
 
+    /// The sinks that have, or had, a spool.
+    pub fn spools(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.root.join("spool")).into_iter().flatten().flatten();
+        let mut names: Vec<String> =
+            entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        names.sort_unstable();
+        names
+    }
+
     /// The newest whole checkpoint.
     ///
     /// # Errors

@@ -172,6 +172,27 @@ pub fn directory(sink: &str) -> String {
     format!("spool/{sink}")
 }
 
+/// Says of spools that no sink has any more how many rows wait in them: they stay there until a sink of that name has a
+/// spool again.
+pub fn tell_forsaken(store: &dyn Store, spools: &[String], sinks: &[&str]) {
+    let options = SpoolOptions { bytes_max: 0, when_full: WhenFull::Block };
+    for name in spools.iter().filter(|name| !sinks.contains(&name.as_str())) {
+        let stats =
+            Spool::open(store, &directory(name), options, None).and_then(|(mut spool, _)| spool.stats());
+        match stats {
+            Ok(stats) if stats.entries > 0 => {
+                warn!(
+                    sink = name,
+                    rows = stats.rows,
+                    "rows wait in a spool that no sink has now; they stay there"
+                );
+            }
+            Ok(_) => {}
+            Err(error) => warn!(sink = name, %error, "a spool that no sink has now cannot be read"),
+        }
+    }
+}
+
 impl Spooled {
     /// A spool in a pipeline's store, not open yet.
     pub fn new(

@@ -22,7 +22,7 @@ use crate::runtime::journal::{self, JournalLines};
 use crate::runtime::metrics::PipelineMetrics;
 use crate::runtime::models::Models;
 use crate::runtime::reload::Replacement;
-use crate::runtime::spool::Spooled;
+use crate::runtime::spool::{Spooled, tell_forsaken};
 use crate::runtime::suspects::Mark;
 use crate::runtime::valve::Caller;
 use crate::runtime::wire::{Report, SourceId};
@@ -192,6 +192,10 @@ impl Supervisor {
 
     /// Puts the spools before the sinks that have one.
     fn with_spools(&self, sinks: Vec<PlannedSink>, metrics: &PipelineMetrics) -> Vec<SinkToRun> {
+        if let Some(data) = self.data.as_ref().filter(|_| self.generation == 1) {
+            let spooled = sinks.iter().filter(|sink| sink.spool.is_some()).map(|sink| sink.name.as_str());
+            tell_forsaken(data.store().as_ref(), &data.spools(), &spooled.collect::<Vec<_>>());
+        }
         let sinks = sinks.into_iter().zip(&metrics.sinks).map(|(planned, counters)| {
             let PlannedSink { name, identity, mut sink, peer, spool, .. } = planned;
             let network = peer.is_some();

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::MqttConfig;
-use crate::core::{DeliveryId, Epoch, Sink, Source};
+use crate::core::{Attempt, DeliveryId, Epoch, Parcel, Peer, Sink, Source};
 use crate::registry::{
     BatchLimits, Checked, Context, InputSchema, NoFiles, SinkConfig, SourceConfig, example_schema,
 };
@@ -346,4 +346,110 @@ fn examples_and_mistakes() {
             assert!(problem.path == *path && problem.message.contains(part), "{body}: {problem:?}");
         }
     }
+}
+
+fn peer(body: &str, batch: &RecordBatch) -> Box<dyn Peer> {
+    let inputs = [InputSchema { name: "in".to_owned(), schema: batch.schema() }];
+    let limits = BatchLimits::default();
+    let context = Context { name: "cloud", pipeline: "p", inputs: &inputs, files: &NoFiles, batch: limits };
+    toml::from_str::<MqttConfig>(body).unwrap().build(&context).ok().and_then(|built| built.peer).unwrap()
+}
+
+#[tokio::test]
+async fn a_peer_says_what_was_acknowledged_before_the_broker_went_and_sends_only_the_rest_again() {
+    let at = free_port();
+    let text = format!(
+        "url = \"mqtt://{at}\"\nversion = \"3.1.1\"\ntopic = \"out\"\npayload = \"{{n}}\"\nin_flight = 5"
+    );
+    let mut peer = peer(&text, &rows(0..1));
+    peer.open().await.unwrap();
+    let mut parcels: Vec<Parcel> =
+        (0..4).map(|n| Parcel::new(id(n), rows(10 * n as i64..10 * n as i64 + 10))).collect();
+    // Nobody is there.
+    let away = soon(peer.deliver(&mut parcels)).await.unwrap();
+    assert!(matches!(away, Attempt::Away { .. }), "{away:?}");
+    assert_eq!(parcels[0].settled, 0);
+    let seen = Seen::default();
+    let broker = tokio::spawn(dying_broker(at, vec![(16, 13), (0, 0)], seen.clone()));
+    soon(peer.back()).await;
+    let away = soon(peer.deliver(&mut parcels)).await.unwrap();
+    assert!(matches!(away, Attempt::Away { .. }), "{away:?}");
+    assert_eq!(parcels.iter().map(|parcel| parcel.settled).collect::<Vec<_>>(), [10, 3, 0, 0]);
+    let mut attempt = away;
+    while attempt != Attempt::Settled {
+        soon(peer.back()).await;
+        attempt = soon(peer.deliver(&mut parcels)).await.unwrap();
+    }
+    assert!(parcels.iter().all(|parcel| parcel.is_settled() && parcel.refused.is_empty()));
+    broker.abort();
+    let seen = seen.lock().unwrap().clone();
+    let numbers = |range: std::ops::Range<i64>| range.map(|n| n.to_string()).collect::<Vec<_>>();
+    assert_eq!(seen[0], numbers(0..16));
+    assert_eq!(*seen.last().unwrap(), numbers(13..40));
+}
+
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(5), future).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_peer_names_the_rows_that_cannot_go() {
+    let at = free_port();
+    let frames: ArrayRef =
+        Arc::new(BinaryArray::from_opt_vec(vec![None, Some(b"a"), Some(&[b'x'; 2000]), Some(b"b"), None]));
+    let batch = RecordBatch::try_from_iter_with_nullable([("frame", frames, true)]).unwrap();
+    let text = format!(
+        "url = \"mqtt://{at}\"\nversion = \"3.1.1\"\ntopic = \"out\"\npayload_column = \"frame\"\npacket_size = \"1KiB\""
+    );
+    let seen = Seen::default();
+    let broker = tokio::spawn(dying_broker(at, Vec::new(), seen.clone()));
+    let mut peer = peer(&text, &batch);
+    peer.open().await.unwrap();
+    let mut parcels = [Parcel::new(id(1), batch)];
+    while soon(peer.deliver(&mut parcels)).await.unwrap() != Attempt::Settled {
+        soon(peer.back()).await;
+    }
+    broker.abort();
+    assert_eq!(seen.lock().unwrap().concat(), ["a", "b"]);
+    let [refusal] = <[_; 1]>::try_from(parcels[0].refused.clone()).unwrap();
+    assert_eq!((refusal.rows, refusal.status), (2..3, None));
+    assert!(refusal.reason.contains("the largest packet 1024"), "{}", refusal.reason);
+}
+
+#[tokio::test]
+async fn a_broker_of_version_5_that_may_not_take_a_message_says_so_and_gathered_rows_are_marked() {
+    // CONNACK; then each PUBLISH is answered: with "not authorized" where it says it was replayed, else with success.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut bytes = vec![0; 4096];
+        assert!(stream.read(&mut bytes).await.unwrap() > 0);
+        stream.write_all(&[0x20, 3, 0, 0, 0]).await.unwrap();
+        loop {
+            let count = stream.read(&mut bytes).await.unwrap();
+            if count == 0 {
+                return;
+            }
+            let mut rest = &bytes[..count];
+            // Short packets: one byte of length, the topic "out", the identifier behind it.
+            while rest.len() > 8 && rest[0] & 0xf0 == 0x30 {
+                let end = 2 + usize::from(rest[1]);
+                let (packet, behind) = rest.split_at(end);
+                let replayed = packet.windows(8).any(|part| part == b"replayed");
+                let reason = if replayed { 0x87 } else { 0 };
+                stream.write_all(&[0x40, 4, packet[7], packet[8], reason, 0]).await.unwrap();
+                rest = behind;
+            }
+        }
+    });
+    let text = format!("url = \"mqtt://{at}\"\nversion = \"5\"\ntopic = \"out\"\npayload = \"{{n}}\"");
+    let mut peer = peer(&text, &rows(0..1));
+    peer.open().await.unwrap();
+    let mut parcels =
+        [Parcel::new(id(1), rows(0..2)), Parcel { replayed: true, ..Parcel::new(id(2), rows(2..3)) }];
+    assert_eq!(soon(peer.deliver(&mut parcels)).await.unwrap(), Attempt::Settled);
+    assert_eq!(parcels[0].refused, []);
+    let [refusal] = <[_; 1]>::try_from(parcels[1].refused.clone()).unwrap();
+    assert_eq!((refusal.rows, &*refusal.reason), (0..1, "NotAuthorized"));
 }
