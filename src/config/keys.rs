@@ -426,7 +426,7 @@ impl SinkKeys {
             if !network {
                 let message = format!("`{key}` is for sinks that write to a receiver that may be away");
                 problems.push(Problem::new(key, message).help("leave it out: this sink keeps rows itself"));
-            } else if !keeps_state && !(key == "spool" && off) {
+            } else if !(keeps_state || key == "spool" && off) {
                 let message = if key == "spool" {
                     "a spool needs a data directory, and there is none".to_owned()
                 } else {

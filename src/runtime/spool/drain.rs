@@ -14,7 +14,7 @@ use crate::clock::wall;
 use crate::config::{Priority, Spooling};
 use crate::core::schema::REPLAYED_COLUMN;
 use crate::core::{Attempt, Count, Parcel, Peer, Refusal};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::net::backoff::Backoff;
 use crate::store::spool::{Entry, Lane};
 use crate::store::{Letter, LetterBody, LetterKind, Spool};
@@ -177,7 +177,7 @@ impl Drain {
                 self.deliver(group).await
             }
             Ok(None) => {
-                self.tell(true).await?;
+                self.tell(false).await?;
                 let until =
                     if wish.may_gathered { Instant::now() + 2 * TELL_EVERY } else { self.gathered_at };
                 tokio::select! {
@@ -202,12 +202,26 @@ impl Drain {
         for entry in &entries {
             parcels.push(self.parcel(entry, lane)?);
         }
+        let mut at_once = parcels.len();
         loop {
             self.expire(lane, &mut entries, &mut parcels).await?;
             if parcels.is_empty() {
                 return Ok(());
             }
-            let attempt = self.peer.deliver(&mut parcels).await?;
+            at_once = at_once.min(parcels.len());
+            let attempt = match self.peer.deliver(&mut parcels[..at_once]).await {
+                Ok(attempt) => attempt,
+                Err(error) if error.kind == Kind::Data && at_once > 1 => {
+                    // One of them cannot be sent: which?
+                    at_once = 1;
+                    continue;
+                }
+                Err(error) if error.kind == Kind::Data => {
+                    unsendable(parcels.first_mut(), &error);
+                    Attempt::Settled
+                }
+                Err(error) => return Err(error),
+            };
             let progress = self.settle(lane, gathered, &mut entries, &mut parcels).await?;
             if progress {
                 self.backoff.reset();
@@ -421,6 +435,15 @@ impl Drain {
             self.shared.tell().await?;
         }
         Ok(())
+    }
+}
+
+/// Rows that were spooled by a pipeline with other columns, say. No later try would send them.
+fn unsendable(parcel: Option<&mut Parcel>, error: &Error) {
+    if let Some(parcel) = parcel {
+        let rows = parcel.settled..parcel.rows.num_rows();
+        parcel.settled = rows.end;
+        parcel.refused.push(Refusal { rows, status: None, reason: format!("it cannot be sent: {error}") });
     }
 }
 

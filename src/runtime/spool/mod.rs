@@ -135,7 +135,10 @@ impl Shared {
     async fn tell(&self) -> Result<()> {
         let stats = match self.with(Spool::stats).await? {
             Ok(stats) => stats,
-            Err(error) => return Ok(self.trouble(&error.to_string())),
+            Err(error) => {
+                self.trouble(&error.to_string());
+                return Ok(());
+            }
         };
         let state = locked(&self.link);
         let status = SpoolStatus { stats, link: state.link, since: state.since, error: state.error.clone() };

@@ -23,6 +23,8 @@ enum Does {
     Refuse(u16),
     /// Cannot be helped.
     Fail,
+    /// Cannot send the delivery of record 2, and takes no others beside it.
+    Stumble,
     /// Never answers.
     Hang,
 }
@@ -69,7 +71,13 @@ impl Peer for Receiver {
         match does {
             Does::Take | Does::Hang => parcels.iter_mut().for_each(|parcel| take(&mut script, parcel)),
             Does::Away => return Ok(away),
-            Does::Fail => return Err(Error::data("a column of lead")),
+            Does::Fail => return Err(Error::config("a key of lead")),
+            Does::Stumble => {
+                if parcels.iter().any(|parcel| parcel.id.offset == 2) {
+                    return Err(Error::data("a column of lead"));
+                }
+                parcels.iter_mut().for_each(|parcel| take(&mut script, parcel));
+            }
             Does::TakeOne => {
                 parcels.iter_mut().take(1).for_each(|parcel| take(&mut script, parcel));
                 return Ok(away);
@@ -242,6 +250,24 @@ async fn refusals_become_dead_letters_and_the_rest_goes_on() {
 }
 
 #[tokio::test]
+async fn a_delivery_that_cannot_be_sent_becomes_a_dead_letter_and_stops_nothing() {
+    let bench = Bench::new(&[], SETTINGS);
+    locked(&bench.script).then_away = true;
+    let mut sink = bench.open(None).await;
+    write(&mut sink, 0..5).await;
+    bench.is_away().await;
+    locked(&bench.script).does = vec![Does::Stumble; 6].into();
+    locked(&bench.script).then_away = false;
+    bench.until("the others", |script| script.taken.len() == 4).await;
+    sink.end().await.unwrap();
+    sink.close().await;
+    let [letter] = bench.letters().try_into().unwrap();
+    assert_eq!((letter.offset, &*letter.reason), (Some(2), "it cannot be sent: a column of lead"));
+    assert_eq!(letter.body, LetterBody::Rows(rows(4..6)));
+    assert_eq!(bench.taken(), [0, 1, 2, 3, 6, 7, 8, 9]);
+}
+
+#[tokio::test]
 async fn what_waited_for_too_long_expires_and_is_not_sent() {
     let settings = Spooling { max_age: Some(Duration::from_millis(300)), ..SETTINGS };
     let bench = Bench::new(&[], settings);
@@ -312,7 +338,7 @@ async fn a_receiver_that_hangs_delays_neither_flush_nor_close_and_a_hopeless_one
     bench.until("the failure", |script| script.tries > 0).await;
     for _ in 0..200 {
         if let Err(error) = sink.flush(Epoch(1)).await {
-            assert_eq!(error.to_string(), "cloud: a column of lead");
+            assert_eq!(error.to_string(), "cloud: a key of lead");
             return;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;

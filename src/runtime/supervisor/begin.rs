@@ -208,6 +208,10 @@ impl Supervisor {
 
     /// Puts the spools before the sinks that have one.
     fn with_spools(&self, sinks: Vec<PlannedSink>, metrics: &PipelineMetrics) -> Vec<SinkToRun> {
+        if let Some(data) = self.data.as_ref().filter(|_| self.generation == 1) {
+            let spooled = sinks.iter().filter(|sink| sink.spool.is_some()).map(|sink| sink.name.as_str());
+            tell_forsaken(data.store().as_ref(), &data.spools(), &spooled.collect::<Vec<_>>());
+        }
         let sinks = sinks.into_iter().zip(&metrics.sinks).map(|(planned, counters)| {
             let PlannedSink { name, identity, mut sink, peer, spool, .. } = planned;
             let network = peer.is_some();

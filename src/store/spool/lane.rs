@@ -47,6 +47,8 @@ impl LaneLog {
             oldest: None,
         };
         lane.find_last()?;
+        // What was settled in the life before makes room now.
+        lane.settle(settled)?;
         Ok((lane, report))
     }
 

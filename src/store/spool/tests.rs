@@ -305,7 +305,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(192))]
+    #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
     fn nothing_is_lost_and_nothing_is_twice_in_the_spool_whenever_the_power_goes(steps in steps(), last: u64) {
