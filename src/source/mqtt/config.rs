@@ -9,6 +9,7 @@ use super::session::{MqttSource, SessionSettings};
 use crate::net::mqtt::{Version, parse_url};
 use crate::net::tls::TlsSettings;
 use crate::registry::{BuiltSource, Checked, Context, Delivery, Problem, SourceConfig, SourceOutput};
+use crate::source::topics::filters;
 use crate::units::{Period, Secret, Size};
 
 /// Subscribes to topics of an MQTT broker, version 5 or 3.1.1, and goes on for ever: a broker that is away, also at
@@ -244,54 +245,6 @@ ca = "/etc/ssl/plant-ca.pem""#,
 /// The largest packet that MQTT can write: 256 MiB.
 const MQTT_PACKET_MAX: usize = 268_435_455;
 
-/// Turns topic patterns into MQTT filters, checking them.
-pub fn filters(topics: &[String], problems: &mut Vec<Problem>) -> Vec<String> {
-    let mut tags_of_first: Option<Vec<&str>> = None;
-    let mut filters = Vec::new();
-    for (index, topic) in topics.iter().enumerate() {
-        let at = format!("topics[{index}]");
-        let mut tags = Vec::new();
-        // A shared subscription is `$share/<group>/<filter>`.
-        let levels: Vec<&str> = topic.split('/').collect();
-        let mut filter = Vec::with_capacity(levels.len());
-        for (level, text) in levels.iter().enumerate() {
-            match text.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) {
-                Some(name) if !name.is_empty() && !name.contains(['{', '}', '.']) => {
-                    tags.push(name);
-                    filter.push("+");
-                }
-                Some(name) => {
-                    problems.push(Problem::new(&at, format!("`{{{name}}}` is not the name of a tag")))
-                }
-                None if text.contains(['{', '}']) => problems.push(Problem::new(
-                    &at,
-                    format!("`{text}`: a tag in braces is a whole level between two `/`"),
-                )),
-                None if text.contains('+') && *text != "+" => {
-                    problems.push(Problem::new(&at, format!("`{text}`: `+` stands alone between two `/`")));
-                }
-                None if text.contains('#') && (*text != "#" || level + 1 != levels.len()) => {
-                    problems.push(Problem::new(&at, "`#` stands alone at the end of a topic"));
-                }
-                None => filter.push(text),
-            }
-        }
-        if topic.is_empty() || topic.contains('\0') {
-            problems.push(Problem::new(&at, "a topic is not empty and has no NUL"));
-        }
-        match &tags_of_first {
-            Some(first) if *first != tags => problems.push(
-                Problem::new(&at, format!("this topic names the tags {tags:?}, the first one {first:?}"))
-                    .help("name the same tags in the same order, or make two sources"),
-            ),
-            Some(_) => {}
-            None => tags_of_first = Some(tags),
-        }
-        filters.push(filter.join("/"));
-    }
-    filters
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -307,22 +260,6 @@ mod tests {
         {
             assert!(read(wrong).is_err(), "{wrong}");
         }
-    }
-
-    #[test]
-    fn topics_become_filters() {
-        let mut problems = Vec::new();
-        let topics = ["plant/{line}/{device}/telemetry".to_owned(), "other/{line}/{device}/#".to_owned()];
-        assert_eq!(filters(&topics, &mut problems), ["plant/+/+/telemetry", "other/+/+/#"]);
-        assert!(problems.is_empty());
-        for wrong in ["a/b{c}", "a/#/b", "a/b+", "", "{}", "a/{x.y}"] {
-            let mut problems = Vec::new();
-            filters(&[wrong.to_owned()], &mut problems);
-            assert!(!problems.is_empty(), "{wrong}");
-        }
-        let mut problems = Vec::new();
-        filters(&["a/{x}".to_owned(), "b/{y}".to_owned()], &mut problems);
-        assert_eq!(problems[0].path, "topics[1]");
     }
 
     #[test]

@@ -11,8 +11,8 @@ use rumqttc::{Packet, v5};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::wire::{self, Protocol};
 use crate::net::tls::TlsSettings;
+use crate::source::mqtt_wire::{self as wire, Protocol};
 
 /// How long a connection may take to come up.
 const CONNECT_MAX: Duration = Duration::from_secs(10);

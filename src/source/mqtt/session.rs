@@ -14,7 +14,6 @@ use async_trait::async_trait;
 use tracing::{debug, info, warn};
 
 use super::connection::{ConnectSettings, Connection, Handshake, Lost, parse};
-use super::wire::{self, Protocol};
 use crate::core::ends::SourceBatch;
 use crate::core::{Count, Position, Source};
 use crate::error::Result;
@@ -24,6 +23,7 @@ use crate::net::secret;
 use crate::net::tls::TlsSettings;
 use crate::registry::BatchLimits;
 use crate::source::gather::Gather;
+use crate::source::mqtt_wire::{self as wire, Protocol};
 use crate::source::raw::RawBuilder;
 use crate::units::Secret;
 
