@@ -6,5 +6,6 @@ pub mod heartbeat;
 pub mod mqtt;
 pub mod mqtt_wire;
 pub mod raw;
+pub mod sessions;
 pub mod simulate;
 pub mod topics;
