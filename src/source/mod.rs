@@ -4,6 +4,7 @@ pub mod file;
 pub mod gather;
 pub mod heartbeat;
 pub mod mqtt;
+pub mod mqtt_listen;
 pub mod mqtt_wire;
 pub mod raw;
 pub mod sessions;
