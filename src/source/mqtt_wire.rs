@@ -198,11 +198,6 @@ pub fn identifier(body: &[u8]) -> Option<(u16, &[u8])> {
     Some((u16::from_be_bytes(*packet), rest))
 }
 
-/// Appends a PUBACK (the same in both versions when the reason is success).
-pub fn puback(packet: u16, out: &mut Vec<u8>) {
-    answer(PUBACK, packet, out);
-}
-
 /// Appends an answer that is only a packet identifier: PUBACK, PUBREC, PUBREL or PUBCOMP, the same in both versions
 /// when the reason is success.
 pub fn answer(kind: u8, packet: u16, out: &mut Vec<u8>) {

@@ -19,6 +19,7 @@ mod mqtt;
 mod mqtt_listen;
 mod process;
 mod purity;
+mod quality_2;
 mod reload;
 mod sensor;
 mod simulation;

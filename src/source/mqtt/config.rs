@@ -15,8 +15,10 @@ use crate::units::{Period, Secret, Size};
 /// Subscribes to topics of an MQTT broker, version 5 or 3.1.1, and goes on for ever: a broker that is away, also at
 /// the start, is tried again with growing pauses.
 ///
-/// With `qos = 1` a message is acknowledged when it is safe: written to the log and synced where there is one,
-/// else when the checkpoint after it is committed. QoS 1 delivers at least once: a message may come twice.
+/// Above QoS 0 a message is acknowledged when it is safe: written to the log and synced where there is one, else when the
+/// checkpoint after it is committed. QoS 1 delivers at least once: a message may come twice. QoS 2 delivers exactly once,
+/// over crashes too: the identifiers that are taken and not released yet are logged with the messages. Each of its
+/// messages waits for two syncs.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MqttConfig {
@@ -26,9 +28,10 @@ pub struct MqttConfig {
     /// column: `plant/{line}/{device}/telemetry`. All topics of one source name the same tags.
     #[schemars(length(min = 1, max = 64))]
     pub topics: Vec<String>,
-    /// 0: at most once, without acknowledgement. 1: at least once.
+    /// 0: at most once, without acknowledgement. 1: at least once. 2: exactly once. The broker sends a message at the lower
+    /// one of this and that of its publisher.
     #[serde(default = "default_qos")]
-    #[schemars(range(min = 0, max = 1))]
+    #[schemars(range(min = 0, max = 2))]
     pub qos: u8,
     /// The name by which the broker knows this client. With a name the broker keeps the session, and at QoS 1 the
     /// messages that come while the gateway is away; two clients of the same name throw each other out. Without
@@ -64,12 +67,12 @@ pub struct MqttConfig {
     /// Largest packet taken. A larger one is counted (`oversize_messages`), acknowledged and passed over.
     #[serde(default = "default_packet_size")]
     pub packet_size: Size,
-    /// Most unacknowledged messages under way at QoS 1, announced to an MQTT 5 broker as its receive maximum. A
+    /// Most unacknowledged messages under way above QoS 0, announced to an MQTT 5 broker as its receive maximum. A
     /// 3.1.1 broker has a setting of its own (Mosquitto: `max_inflight_messages`, 20).
     #[serde(default = "default_in_flight")]
     #[schemars(range(min = 1))]
     pub in_flight: u16,
-    /// At QoS 1: `safe` acknowledges as described above; `receive` at once on receipt, so that a crash loses what
+    /// Above QoS 0: `safe` acknowledges as described above; `receive` at once on receipt, so that a crash loses what
     /// was inside, for pipelines without a log that must not wait for checkpoints.
     #[serde(default)]
     pub ack: Ack,
@@ -189,10 +192,13 @@ ca = "/etc/ssl/plant-ca.pem""#,
         let clean = self.client_id.is_none();
         let mut notes = Vec::new();
         if self.qos > 0 && clean {
-            notes.push(
-                "qos = 1 without `client_id`: what is published while the gateway is away is not kept by the broker"
-                    .to_owned(),
-            );
+            let twice =
+                if self.qos == 2 { ", and QoS 2 is exactly once only within a connection" } else { "" };
+            notes.push(format!(
+                "qos = {} without `client_id`: what is published while the gateway is away is not kept by the \
+                 broker{twice}",
+                self.qos
+            ));
         }
         let settings = SessionSettings {
             host: address.host,

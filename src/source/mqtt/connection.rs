@@ -48,7 +48,7 @@ pub struct ConnectSettings {
     pub login: Option<(String, String)>,
     /// Filters to subscribe to.
     pub filters: Vec<String>,
-    /// 0 or 1.
+    /// 0, 1 or 2.
     pub qos: u8,
 }
 
@@ -88,7 +88,8 @@ pub struct Connection {
     pub session_present: bool,
     /// Bytes received and not yet taken.
     pub received: BytesMut,
-    sending: Vec<u8>,
+    /// Bytes to be sent, some of them sent already: to be added to.
+    pub sending: Vec<u8>,
     sent: usize,
 }
 
@@ -199,8 +200,7 @@ impl Connection {
         let mut bytes = BytesMut::new();
         let written = match self.protocol {
             Protocol::V4 => {
-                let qos =
-                    if settings.qos == 0 { rumqttc::QoS::AtMostOnce } else { rumqttc::QoS::AtLeastOnce };
+                let qos = rumqttc::qos(settings.qos).map_err(|error| Lost::new(error.to_string()))?;
                 let filters = settings.filters.iter().cloned();
                 let mut subscribe = rumqttc::Subscribe::new_many(
                     filters.map(|filter| rumqttc::SubscribeFilter::new(filter, qos)),
@@ -210,7 +210,11 @@ impl Connection {
             }
             Protocol::V5 => {
                 use v5::mqttbytes::{QoS, v5::Filter, v5::Subscribe};
-                let qos = if settings.qos == 0 { QoS::AtMostOnce } else { QoS::AtLeastOnce };
+                let qos = match settings.qos {
+                    0 => QoS::AtMostOnce,
+                    1 => QoS::AtLeastOnce,
+                    _ => QoS::ExactlyOnce,
+                };
                 let filters = settings.filters.iter().map(|filter| Filter::new(filter.clone(), qos));
                 let mut subscribe = Subscribe::new_many(filters, None);
                 subscribe.pkid = 1;
@@ -252,11 +256,6 @@ impl Connection {
             0 => Err(Lost::new("the broker closes the connection")),
             _ => Ok(()),
         }
-    }
-
-    /// Adds a PUBACK to what is to be sent.
-    pub fn acknowledge(&mut self, packet: u16) {
-        wire::puback(packet, &mut self.sending);
     }
 
     /// Adds a PINGREQ to what is to be sent.

@@ -3,5 +3,6 @@
 pub mod config;
 pub mod connection;
 pub mod session;
+mod taken;
 
 pub use config::MqttConfig;
