@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -315,5 +316,47 @@ pub fn parse(packet: &mut BytesMut, protocol: Protocol) -> Result<Handshake, Los
         Protocol::V5 => v5::mqttbytes::v5::Packet::read(packet, Some(size as u32))
             .map(|packet| Handshake::V5(Box::new(packet)))
             .map_err(|error| Lost::new(error.to_string())),
+    }
+}
+
+/// Takes a packet other than PUBLISH and PUBREL; a subscription that is granted is noted.
+///
+/// # Errors
+/// If the connection is of no use.
+pub fn control(
+    packet: &mut bytes::BytesMut,
+    protocol: Protocol,
+    subscribed: &AtomicBool,
+) -> std::result::Result<(), Lost> {
+    use rumqttc::{Packet, SubscribeReasonCode as V4Code, v5::mqttbytes::v5};
+    let refused = |what: String| Lost { reason: what, version: false };
+    match parse(packet, protocol)? {
+        Handshake::V4(Packet::SubAck(ack)) => {
+            match ack.return_codes.iter().position(|code| *code == V4Code::Failure) {
+                Some(index) => Err(refused(format!("the broker refuses subscription {}", index + 1))),
+                None => {
+                    subscribed.store(true, Ordering::Relaxed);
+                    Ok(())
+                }
+            }
+        }
+        Handshake::V4(_) => Ok(()),
+        Handshake::V5(packet) => match *packet {
+            v5::Packet::SubAck(ack) => {
+                let granted =
+                    |code: &v5::SubscribeReasonCode| matches!(code, v5::SubscribeReasonCode::Success(_));
+                match ack.return_codes.iter().find(|code| !granted(code)) {
+                    Some(code) => Err(refused(format!("the broker refuses a subscription: {code:?}"))),
+                    None => {
+                        subscribed.store(true, Ordering::Relaxed);
+                        Ok(())
+                    }
+                }
+            }
+            v5::Packet::Disconnect(disconnect) => {
+                Err(refused(format!("the broker ends the connection: {:?}", disconnect.reason_code)))
+            }
+            _ => Ok(()),
+        },
     }
 }

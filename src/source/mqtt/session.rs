@@ -13,7 +13,7 @@ use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use tracing::{debug, info, warn};
 
-use super::connection::{ConnectSettings, Connection, Handshake, Lost, parse};
+use super::connection::{ConnectSettings, Connection, Lost, control};
 use super::taken::Taken;
 use crate::core::ends::SourceBatch;
 use crate::core::{Count, Position, Source, schema};
@@ -408,45 +408,6 @@ impl MqttSource {
     }
 }
 
-/// Packets other than PUBLISH.
-fn control(
-    packet: &mut bytes::BytesMut,
-    protocol: Protocol,
-    subscribed: &AtomicBool,
-) -> std::result::Result<(), Lost> {
-    use rumqttc::{Packet, SubscribeReasonCode as V4Code, v5::mqttbytes::v5};
-    let refused = |what: String| Lost { reason: what, version: false };
-    match parse(packet, protocol)? {
-        Handshake::V4(Packet::SubAck(ack)) => {
-            match ack.return_codes.iter().position(|code| *code == V4Code::Failure) {
-                Some(index) => Err(refused(format!("the broker refuses subscription {}", index + 1))),
-                None => {
-                    subscribed.store(true, Ordering::Relaxed);
-                    Ok(())
-                }
-            }
-        }
-        Handshake::V4(_) => Ok(()),
-        Handshake::V5(packet) => match *packet {
-            v5::Packet::SubAck(ack) => {
-                let granted =
-                    |code: &v5::SubscribeReasonCode| matches!(code, v5::SubscribeReasonCode::Success(_));
-                match ack.return_codes.iter().find(|code| !granted(code)) {
-                    Some(code) => Err(refused(format!("the broker refuses a subscription: {code:?}"))),
-                    None => {
-                        subscribed.store(true, Ordering::Relaxed);
-                        Ok(())
-                    }
-                }
-            }
-            v5::Packet::Disconnect(disconnect) => {
-                Err(refused(format!("the broker ends the connection: {:?}", disconnect.reason_code)))
-            }
-            _ => Ok(()),
-        },
-    }
-}
-
 async fn sleep_until(at: Option<tokio::time::Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
@@ -474,7 +435,8 @@ impl Source for MqttSource {
                 self.came_at = Instant::now();
                 self.gather.came(self.under_way());
             }
-            let due = self.builder.due().map(|due| self.started + due);
+            let changed = self.taken.is_changed().then(|| self.came_at + self.settings.batch.age);
+            let due = self.builder.due().map(|due| self.started + due).or(changed);
             if self.is_due(due) {
                 if let Some(batch) = self.hand_on()? {
                     return Ok(Some(batch));
