@@ -18,7 +18,8 @@ use crate::units::{Period, Secret, Size};
 /// Above QoS 0 a message is acknowledged when it is safe: written to the log and synced where there is one, else when the
 /// checkpoint after it is committed. QoS 1 delivers at least once: a message may come twice. QoS 2 delivers exactly once,
 /// over crashes too: the identifiers that are taken and not released yet are logged with the messages. Each of its
-/// messages waits for two syncs.
+/// messages waits for two syncs. The broker has to do its part and send a message again under the same identifier, as Mosquitto
+/// does; rumqttd, the `[broker]` of a pipeline file, does not after a lost connection, and QoS 2 is at least once there.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MqttConfig {
@@ -199,6 +200,13 @@ ca = "/etc/ssl/plant-ca.pem""#,
                  broker{twice}",
                 self.qos
             ));
+        }
+        if self.qos == 2 {
+            notes.push(
+                "qos = 2 is exactly once where the broker keeps identifiers over connections, as Mosquitto does; the \
+                 embedded [broker] does not: put `dedup` behind it"
+                    .to_owned(),
+            );
         }
         let settings = SessionSettings {
             host: address.host,

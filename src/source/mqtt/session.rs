@@ -420,6 +420,10 @@ impl Source for MqttSource {
     async fn open(&mut self, from: Option<&Position>) -> Result<()> {
         // Where to go on is the broker's to know: it sends again what was not acknowledged. What of that was taken
         // already is ours to know.
+        if self.settings.qos == 2 {
+            // What was taken behind that position comes again.
+            self.builder.finish()?;
+        }
         self.taken.open(from)?;
         self.connect = Some(Arc::new(self.connect_settings()?));
         Ok(())

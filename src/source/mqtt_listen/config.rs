@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::server::ServerSettings;
+use super::settings::ServerSettings;
 use super::source::{ListenSettings, ListenSource};
 use crate::net::tls::ServerTlsSettings;
 use crate::registry::{BuiltSource, Checked, Context, Delivery, Problem, SourceConfig, SourceOutput};

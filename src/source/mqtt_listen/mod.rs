@@ -10,6 +10,7 @@ mod peer;
 mod server;
 #[cfg(test)]
 mod server_tests;
+mod settings;
 mod source;
 
 pub use config::MqttListenConfig;

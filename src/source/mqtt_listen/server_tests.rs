@@ -11,7 +11,8 @@ use rumqttc::v5::mqttbytes::v5;
 
 use super::access::Access;
 use super::packet::{self, Reason};
-use super::server::{Fed, Moment, PeerId, Server, ServerSettings};
+use super::server::{Fed, Moment, PeerId, Server};
+use super::settings::ServerSettings;
 use crate::core::Position;
 use crate::registry::BatchLimits;
 use crate::source::mqtt_wire::Protocol::{self, V4, V5};
