@@ -9,6 +9,7 @@ pub fn registry() -> Registry {
         .source::<source::file::FileConfig>()
         .source::<source::heartbeat::HeartbeatConfig>()
         .source::<source::mqtt::MqttConfig>()
+        .source::<source::mqtt_listen::MqttListenConfig>()
         .source::<source::simulate::SimulateConfig>()
         .operator::<operator::compress::CompressConfig>()
         .operator::<operator::decode::DecodeConfig>()

@@ -62,6 +62,8 @@ mod tests {
     #[test]
     fn a_year_of_readings() {
         let bounds = Bounds {
+            spools: Vec::new(),
+            dead_letters_bytes: 0,
             batches: Batches { count: 0, bytes: 0 },
             results: 0,
             results_bytes: 0,

@@ -15,6 +15,9 @@ use crate::error::Result;
 
 /// A place in a source's or sink's own terms, e.g. a file and a byte offset. Only its owner reads it; it is text
 /// so that a person can too.
+///
+/// A source with a long position may write only what has changed: a text that begins with `+` goes on where the one
+/// before it ends ([`Position::after`]). Now and then it writes a whole one, so that the text stays bounded.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Position(pub String);
 
@@ -27,6 +30,18 @@ impl Position {
         serde_json::to_string(value)
             .map(Self)
             .map_err(|error| crate::Error::state(format!("a position cannot be written: {error}")))
+    }
+
+    /// The whole place, where this may be a step from the one before.
+    #[must_use]
+    pub fn after(self, before: Option<Self>) -> Self {
+        match before {
+            Some(mut before) if self.0.starts_with('+') => {
+                before.0.push_str(&self.0);
+                before
+            }
+            _ => self,
+        }
     }
 
     /// The value inside.

@@ -175,7 +175,8 @@ impl Sequencer {
 
     /// Rows have come from a source, which stands at `position` behind them.
     pub fn rows(&mut self, now: Now, input: usize, batch: RecordBatch, position: Position) {
-        self.positions[input] = Some(position.clone());
+        let before = self.positions[input].take();
+        self.positions[input] = Some(position.clone().after(before));
         self.reliefs = 0;
         self.push(now, Record::Batch { input, batch }, Some(position));
         if self.log_bytes_since_cut > self.settings.log_bytes_max / LOG_PARTS_PER_CUT && self.may_cut() {

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -10,6 +11,9 @@ use super::metrics::SourceCounters;
 use super::wire::{Arrival, SourceId};
 use crate::core::{Position, Source};
 use crate::error::{Error, Result};
+
+/// How often what a source counts is taken over while it gives nothing.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
 
 /// What a source task needs besides its source.
 pub struct SourceLines {
@@ -54,6 +58,8 @@ async fn drive(source: &mut dyn Source, lines: &mut SourceLines) -> Result<()> {
     // A batch that waits for room. A place is asked for only when there is something to put into it: one that a silent
     // source held would be missing to all others.
     let mut waiting: Option<Arrival> = None;
+    let mut count = tokio::time::interval(COUNT_EVERY);
+    count.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             biased;
@@ -85,6 +91,8 @@ async fn drive(source: &mut dyn Source, lines: &mut SourceLines) -> Result<()> {
                     }
                 });
             }
+            // A source that gives nothing counts all the same, e.g. whom it refuses.
+            _ = count.tick() => lines.counters.add(source.take_counts()),
         }
     }
     // Ended; what is still unacknowledged may become safe later.

@@ -191,7 +191,7 @@ impl Replay {
                 RecordKind::Batch { source, position, batch } => {
                     let Some(input) = self.place_of(source) else { continue };
                     if let Some(place) = self.so_far.start.positions.get_mut(input) {
-                        *place = Some(Position(position));
+                        *place = Some(Position(position).after(place.take()));
                     }
                     Record::Batch { input, batch }
                 }

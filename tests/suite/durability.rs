@@ -8,9 +8,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::{Message, Plant, Running, TIDEGATE, metric};
+use crate::sensor::Sensor;
+use crate::support::{Message, Plant, Running, TIDEGATE, free_port, metric};
 
 /// One thing in a trace.
 #[derive(Debug, PartialEq, Eq)]
@@ -89,7 +92,7 @@ fn numbers(bytes: &[u8]) -> Vec<u64> {
 }
 
 /// A number in letters: the log keeps digits of messages as numbers, letters as they are.
-fn letters(number: u64) -> String {
+pub fn letters(number: u64) -> String {
     number.to_string().bytes().map(|digit| char::from(digit - b'0' + b'a')).collect()
 }
 
@@ -137,11 +140,12 @@ struct Seen {
 }
 
 impl Seen {
-    fn step(&mut self, step: &Step, port: u16, out: &str) {
+    /// `socket`: what connections to the sender's side have in their names.
+    fn step(&mut self, step: &Step, socket: &str, out: &str) {
         match step {
             Step::Begins(name, arguments) => match name.as_str() {
-                "sendto" | "write" | "writev" if file(arguments).contains(&format!(":{port}]")) => {
-                    self.leaves_for_broker(&texts(arguments).concat());
+                "sendto" | "write" | "writev" if file(arguments).contains(socket) => {
+                    self.leaves_for_sender(&texts(arguments).concat());
                 }
                 "write" if file(arguments) == out => {
                     for number in numbers(&texts(arguments).concat()) {
@@ -197,9 +201,9 @@ impl Seen {
         }
     }
 
-    /// PUBACKs are four bytes each; message *n* has packet identifier *n* + 1.
-    fn leaves_for_broker(&mut self, bytes: &[u8]) {
-        for packet in bytes.chunks(4).filter(|packet| packet.starts_with(&[0x40, 2])) {
+    /// PUBACKs and PUBRECs are four bytes each, as all other answers; message *n* has packet identifier *n* + 1.
+    fn leaves_for_sender(&mut self, bytes: &[u8]) {
+        for packet in bytes.chunks(4).filter(|packet| matches!(packet, [0x40 | 0x50, 2, ..])) {
             let number = u64::from(u16::from_be_bytes([packet[2], packet[3]])) - 1;
             assert!(self.synced.contains(&number), "message {number} is acknowledged before it is safe");
             let new: Vec<&String> = self.new_files.iter().filter(|new| new.contains("/log/")).collect();
@@ -225,15 +229,10 @@ fn strace() -> bool {
 
 const MESSAGES: u64 = 2000;
 
-#[test]
-fn nothing_is_acknowledged_sent_or_named_before_it_is_synced() {
-    if !strace() {
-        return;
-    }
+/// Runs a pipeline with this source under `strace` until all its messages are acknowledged, and checks the order of
+/// what it asked of the kernel.
+fn check_order(source: &str, socket: &str, acknowledged: impl Fn() -> u64) {
     let directory = tempfile::tempdir().unwrap();
-    let payload = |n| format!("{{\"ts\":{},\"n\":{n},\"id\":\"{}\"}}", 1_700_000_000_000 + n, letters(n));
-    let message = |n| Message::new("plant", payload(n));
-    let plant = Plant::start(vec![("plant", (0..MESSAGES).map(message).collect())]);
     let at = |name: &str| directory.path().join(name).display().to_string();
     let pipeline = format!(
         r#"
@@ -242,11 +241,7 @@ name = "traced"
 checkpoint = "100ms"
 batch = {{ rows = 50, age = "2ms" }}
 [source.plant]
-type = "mqtt"
-url = "mqtt://127.0.0.1:{}"
-version = "3.1.1"
-client_id = "traced"
-topics = ["plant"]
+{source}
 format = {{ type = "json", time = "ts", time_unit = "ms" }}
 fields = {{ n = "i64" }}
 [sink.out]
@@ -254,7 +249,6 @@ type = "file"
 inputs = ["plant"]
 path = {:?}
 "#,
-        plant.port,
         at("rows.ndjson")
     );
     std::fs::write(at("traced.toml"), pipeline).unwrap();
@@ -264,7 +258,7 @@ path = {:?}
     command.args(["-e", "trace=fsync,fdatasync,rename,renameat,renameat2,sendto,write,writev,openat"]);
     command.args([TIDEGATE, "--log-level", "warn", "run", &at("traced.toml"), "--data-dir", &at("data")]);
     let running = Running::spawn(command, Stdio::inherit());
-    running.wait_for("all acknowledgements", |_| plant.acknowledged("plant") as u64 == MESSAGES);
+    running.wait_for("all acknowledgements", |_| acknowledged() == MESSAGES);
     running.wait_for("a few checkpoints", |metrics| metric(metrics, "tidegate_epoch") >= 3.0);
     assert_eq!(running.terminate(), Some(0));
 
@@ -280,7 +274,7 @@ path = {:?}
     };
     let mut seen = Seen::default();
     for step in steps(&trace) {
-        seen.step(&step, plant.port, &at("rows.ndjson"));
+        seen.step(&step, socket, &at("rows.ndjson"));
     }
     println!(
         "{} acknowledgements, {} rows, {} checkpoints, {} syncs, all in order",
@@ -292,4 +286,39 @@ path = {:?}
     assert_eq!(seen.acknowledged, MESSAGES);
     assert_eq!(seen.rows.len() as u64, MESSAGES);
     assert!(seen.checkpoints >= 3 && seen.named.is_none(), "{} checkpoints", seen.checkpoints);
+}
+
+#[test]
+fn nothing_is_acknowledged_sent_or_named_before_it_is_synced() {
+    if !strace() {
+        return;
+    }
+    let payload = |n| format!("{{\"ts\":{},\"n\":{n},\"id\":\"{}\"}}", 1_700_000_000_000 + n, letters(n));
+    let message = |n| Message::new("plant", payload(n));
+    let plant = Plant::start(vec![("plant", (0..MESSAGES).map(message).collect())]);
+    let source = format!(
+        "type = \"mqtt\"\nurl = \"mqtt://127.0.0.1:{}\"\nversion = \"3.1.1\"\nclient_id = \"traced\"\ntopics = \
+         [\"plant\"]",
+        plant.port
+    );
+    check_order(&source, &format!(":{}]", plant.port), || plant.acknowledged("plant") as u64);
+}
+
+#[test]
+fn a_sensor_is_answered_only_when_its_message_is_synced() {
+    if !strace() {
+        return;
+    }
+    let port = free_port();
+    let source = format!(
+        "type = \"mqtt_listen\"\nlisten = \"127.0.0.1:{port}\"\nanonymous = true\ntopics = [\"plant/{{device}}\"]"
+    );
+    let acknowledged = Arc::new(AtomicU64::new(0));
+    let half = MESSAGES / 2;
+    for (quality, numbers) in [(1, 0..half), (2, half..MESSAGES)] {
+        let sensor = Sensor { name: format!("sensor-{quality}"), quality, numbers, window: 40 };
+        let acknowledged = Arc::clone(&acknowledged);
+        std::thread::spawn(move || sensor.run(port, &acknowledged));
+    }
+    check_order(&source, &format!(":{port}->"), || acknowledged.load(Ordering::Relaxed));
 }

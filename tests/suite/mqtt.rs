@@ -19,7 +19,7 @@ fn source(table: &str) -> Box<dyn Source> {
 }
 
 /// Topic and payload of each row.
-fn rows(batch: &RecordBatch) -> Vec<(String, Vec<u8>)> {
+pub fn rows(batch: &RecordBatch) -> Vec<(String, Vec<u8>)> {
     let topics = batch.column(0).as_dictionary::<Int32Type>();
     let names: &StringArray = topics.values().as_string();
     let payloads = batch.column(1).as_binary::<i32>();
@@ -159,7 +159,7 @@ async fn a_broker_that_restarts_is_found_again() {
 }
 
 /// One authority, a certificate for the server and one for a client, as PEM files in a directory.
-fn certificates(directory: &std::path::Path, prefix: &str) {
+pub fn certificates(directory: &std::path::Path, prefix: &str) {
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
     let write =
         |name: &str, text: String| std::fs::write(directory.join(format!("{prefix}{name}")), text).unwrap();

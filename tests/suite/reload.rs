@@ -799,7 +799,7 @@ fn flood(directory: &Path) -> std::process::Child {
     let file = directory.join("flood.toml");
     std::fs::write(&file, FLOOD).unwrap();
     let child = Command::new(TIDEGATE)
-        .args(["--log", "warn", "run"])
+        .args(["--log-level", "warn", "run"])
         .arg(&file)
         .arg("--data-dir")
         .arg(directory.join("data"))

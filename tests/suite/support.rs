@@ -385,7 +385,7 @@ fn take_acknowledgements(mut stream: TcpStream, feed: &Mutex<Feed>) {
 }
 
 /// The first byte and the body of the next packet.
-fn read_packet(stream: &mut TcpStream) -> std::io::Result<(u8, Vec<u8>)> {
+pub fn read_packet(stream: &mut TcpStream) -> std::io::Result<(u8, Vec<u8>)> {
     let mut head = [0];
     stream.read_exact(&mut head)?;
     let (mut length, mut shift) = (0usize, 0);

@@ -1,5 +1,5 @@
-//! Enough of an MQTT 3.1.1 server to accept CONNECT and SUBSCRIBE and then send PUBLISH packets as fast as the
-//! socket takes them. Packets are encoded once, a second of event time at a time; only the time's digits change.
+//! Enough of an MQTT 3.1.1 server to accept CONNECT and SUBSCRIBE, or of a client to be accepted, and then send PUBLISH
+//! packets as fast as the socket takes them. Packets are encoded once, a second of event time at a time; only the time's digits change.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -18,6 +18,9 @@ pub struct FirehoseArgs {
     /// Quality of service.
     #[arg(long)]
     pub qos: u8,
+    /// Connect to a server on this port of this machine, instead of being one.
+    #[arg(long)]
+    pub to: Option<u16>,
 }
 
 /// Event time of the first message, in milliseconds since 1970.
@@ -95,6 +98,9 @@ impl Block {
 /// If it cannot listen, or the client goes away early.
 pub fn run(args: &FirehoseArgs) -> Result<()> {
     let failed = |error: std::io::Error| Error::io("sending", &error);
+    if let Some(port) = args.to {
+        return publish(port, args).map_err(failed);
+    }
     let listener = TcpListener::bind("127.0.0.1:0").map_err(failed)?;
     println!("{}", listener.local_addr().map_err(failed)?.port());
     loop {
@@ -116,6 +122,31 @@ fn serve(mut stream: TcpStream, args: &FirehoseArgs) -> std::io::Result<bool> {
     let subscribe = read_packet(&mut stream)?;
     let (high, low) = (subscribe.first().copied().unwrap_or(0), subscribe.get(1).copied().unwrap_or(0));
     stream.write_all(&[0x90, 3, high, low, args.qos])?;
+    pour(stream, args)?;
+    Ok(true)
+}
+
+/// How long a server may take to come up.
+const SERVER_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// As a client: connects, as soon as there is a server.
+fn publish(port: u16, args: &FirehoseArgs) -> std::io::Result<()> {
+    let begun = std::time::Instant::now();
+    let mut stream = loop {
+        match TcpStream::connect(("127.0.0.1", port)) {
+            Ok(stream) => break stream,
+            Err(error) if begun.elapsed() > SERVER_WAIT_MAX => return Err(error),
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    stream.set_nodelay(true)?;
+    stream.write_all(b"\x10\x10\0\x04MQTT\x04\x02\0\0\0\x04hose")?;
+    read_packet(&mut stream)?;
+    pour(stream, args)
+}
+
+/// Sends everything, and waits until the other side closes, as it does when it has everything.
+fn pour(mut stream: TcpStream, args: &FirehoseArgs) -> std::io::Result<()> {
     let acknowledged = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
     let reader = read_acknowledgements(stream.try_clone()?, std::sync::Arc::clone(&acknowledged));
     let mut block = Block::new(args.qos);
@@ -132,9 +163,8 @@ fn serve(mut stream: TcpStream, args: &FirehoseArgs) -> std::io::Result<bool> {
         stream.write_all(&block.bytes[..end])?;
         sent += count;
     }
-    // The client closes when it has everything.
     let _ = reader.join();
-    Ok(true)
+    Ok(())
 }
 
 /// Where the packet with an index starts: behind the payload of the one before.

@@ -79,6 +79,23 @@ pub enum Variant {
     Pipeline,
     /// (d) the whole pipeline with its log.
     PipelineLog,
+    /// (e) the pipeline over `mqtt_listen`, which the sender connects to, no log. At QoS 0 only: without a log, answers wait
+    /// for checkpoints.
+    Listen,
+    /// (e) the same with its log.
+    ListenLog,
+}
+
+impl Variant {
+    /// Whether it is the server, and the sender its client.
+    fn listens(self) -> bool {
+        matches!(self, Self::Listen | Self::ListenLog)
+    }
+
+    /// Whether it has a log.
+    fn logs(self) -> bool {
+        matches!(self, Self::PipelineLog | Self::ListenLog)
+    }
 }
 
 /// Arguments of a variant.
@@ -87,7 +104,7 @@ pub struct VariantArgs {
     /// Which.
     #[arg(value_enum)]
     pub variant: Variant,
-    /// Where the sender listens.
+    /// Where the sender listens, or is listened for.
     #[arg(long)]
     pub port: u16,
     /// Messages to take.
@@ -126,7 +143,9 @@ pub fn run(args: BenchArgs) -> Outcome {
         What::Variant(args) => {
             let measured = match args.variant {
                 Variant::Bare | Variant::Value | Variant::Loop => loops::run(&args)?,
-                Variant::Pipeline | Variant::PipelineLog => tidegate::run(&args)?,
+                Variant::Pipeline | Variant::PipelineLog | Variant::Listen | Variant::ListenLog => {
+                    tidegate::run(&args)?
+                }
             };
             let line = serde_json::to_string(&measured).map_err(|error| Error::data(error.to_string()))?;
             println!("{line}");
@@ -136,12 +155,14 @@ pub fn run(args: BenchArgs) -> Outcome {
     }
 }
 
-const VARIANTS: [(Variant, &str); 5] = [
+const VARIANTS: [(Variant, &str); 7] = [
     (Variant::Bare, "(a) rumqttc alone"),
     (Variant::Value, "(b) rumqttc + serde_json::Value"),
     (Variant::Loop, "(c) rumqttc + typed parse + windows"),
     (Variant::Pipeline, "(d) Tidegate pipeline"),
     (Variant::PipelineLog, "(d) Tidegate pipeline with log"),
+    (Variant::Listen, "(e) the same, mqtt_listen"),
+    (Variant::ListenLog, "(e) the same, mqtt_listen with log"),
 ];
 
 fn ingest(args: &IngestArgs) -> Outcome {
@@ -149,7 +170,7 @@ fn ingest(args: &IngestArgs) -> Outcome {
     for qos in [0u8, 1].into_iter().filter(|qos| args.qos.is_none_or(|only| only == *qos)) {
         let mut results: Vec<(Variant, &str, Vec<Measured>)> = VARIANTS
             .iter()
-            .filter(|(variant, _)| chosen(variant))
+            .filter(|(variant, _)| chosen(variant) && (qos == 0 || *variant != Variant::Listen))
             .map(|(v, name)| (*v, *name, Vec::new()))
             .collect();
         for run in 0..args.runs {
@@ -203,24 +224,37 @@ fn bench_directory() -> PathBuf {
 fn measure(variant: Variant, messages: u64, qos: u8) -> Result<Measured> {
     let program = std::env::current_exe().map_err(|error| Error::io("finding this program", &error))?;
     let failed = |what: &str, error: &std::io::Error| Error::io(format!("starting the {what}"), error);
-    let mut sender = Command::new(&program)
-        .args(["bench", "firehose", "--messages", &messages.to_string(), "--qos", &qos.to_string()])
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(|error| failed("sender", &error))?;
-    let port = first_line(&mut sender)?;
+    let start_sender = |to: Option<u16>| {
+        let mut sender = Command::new(&program);
+        sender.args(["bench", "firehose", "--messages", &messages.to_string(), "--qos", &qos.to_string()]);
+        sender.args(to.map(|port| format!("--to={port}")));
+        sender.stdout(Stdio::piped()).spawn().map_err(|error| failed("sender", &error))
+    };
+    let (port, sender) = if variant.listens() {
+        (free_port()?, None)
+    } else {
+        let mut sender = start_sender(None)?;
+        let line = first_line(&mut sender)?;
+        let port =
+            line.trim().parse().map_err(|_| Error::data(format!("the sender says `{line}`, no port")))?;
+        (port, Some(sender))
+    };
     let directory = bench_directory();
     let _ = std::fs::remove_dir_all(&directory);
     std::fs::create_dir_all(&directory)
         .map_err(|error| Error::io("making a directory for results", &error))?;
     let name = variant.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
     let mut consumer = Command::new(&program)
-        .args(["--log-level", "error", "bench", "variant", &name, "--port", port.trim()])
+        .args(["--log-level", "error", "bench", "variant", &name, "--port", &port.to_string()])
         .args(["--messages", &messages.to_string(), "--qos", &qos.to_string(), "--directory"])
         .arg(&directory)
         .stdout(Stdio::piped())
         .spawn()
         .map_err(|error| failed("variant", &error))?;
+    let mut sender = match sender {
+        Some(sender) => sender,
+        None => start_sender(Some(port))?,
+    };
     let line = first_line(&mut consumer);
     let _ = consumer.wait();
     let _ = sender.kill();
@@ -229,6 +263,13 @@ fn measure(variant: Variant, messages: u64, qos: u8) -> Result<Measured> {
     let line = line?;
     serde_json::from_str(&line)
         .map_err(|error| Error::data(format!("{name} reports `{}`: {error}", line.trim())))
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> Result<u16> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0");
+    let port = listener.and_then(|listener| listener.local_addr()).map(|address| address.port());
+    port.map_err(|error| Error::io("finding a free port", &error))
 }
 
 fn first_line(child: &mut Child) -> Result<String> {

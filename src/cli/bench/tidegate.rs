@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::time::{Duration, Instant};
 
-use super::{Measured, Variant, VariantArgs, usage};
+use super::{Measured, VariantArgs, usage};
 use crate::builtin;
 use crate::cli::PipelineArgs;
 use crate::cli::files::{LoadFailure, load_text};
@@ -15,6 +15,9 @@ use crate::runtime::pipeline::start;
 
 const PIPELINE: &str = include_str!("ingest.toml");
 
+/// The lines in it that name the source.
+const MQTT: &str = "type = \"mqtt\"\nurl = \"mqtt://127.0.0.1:1883\"\nversion = \"3.1.1\"";
+
 /// How often the count of messages is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
@@ -24,18 +27,28 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// If the pipeline fails.
 pub fn run(args: &VariantArgs) -> Result<Measured> {
     let out = args.directory.join("windows.ndjson");
-    let log = args.variant == Variant::PipelineLog;
-    let pipeline = PipelineArgs {
-        data_dir: log.then(|| args.directory.join("data").display().to_string()),
-        set: vec![
+    let log = args.variant.logs();
+    let (text, source) = if args.variant.listens() {
+        let listen =
+            format!("type = \"mqtt_listen\"\nlisten = \"127.0.0.1:{}\"\nanonymous = true", args.port);
+        // As many under way as the sender likes.
+        (PIPELINE.replace(MQTT, &listen), vec!["source.plant.in_flight=65535".to_owned()])
+    } else {
+        let set = vec![
             format!("source.plant.url=\"mqtt://127.0.0.1:{}\"", args.port),
             format!("source.plant.qos={}", args.qos),
             format!("source.plant.ack=\"{}\"", if log { "safe" } else { "receive" }),
-            "pipeline.log=\"off\"".to_owned(),
-            format!("sink.out.path=\"{}\"", out.display()),
-        ],
+        ];
+        (PIPELINE.to_owned(), set)
     };
-    let mut pipeline = load_text(PIPELINE, "ingest.toml", &pipeline, &builtin::registry()).map_err(
+    let pipeline = PipelineArgs {
+        data_dir: log.then(|| args.directory.join("data").display().to_string()),
+        set: source
+            .into_iter()
+            .chain(["pipeline.log=\"off\"".to_owned(), format!("sink.out.path=\"{}\"", out.display())])
+            .collect(),
+    };
+    let mut pipeline = load_text(&text, "ingest.toml", &pipeline, &builtin::registry()).map_err(
         |failure| match failure {
             LoadFailure::Error(error) => error,
             LoadFailure::Diagnostics(diagnostics) => Error::config(diagnostics.to_string()),

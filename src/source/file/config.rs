@@ -111,7 +111,7 @@ fields = { temp = "f64", vib = "f64" }"#,
         let (Some(kind), Some(unit), Some(first)) = (kind, unit, paths.first()) else { return Err(problems) };
         self.refuse_foreign_keys(kind, &mut problems);
         // The same rules as for the source whose messages these were.
-        crate::source::mqtt::config::filters(&self.topics, &mut problems);
+        crate::source::topics::filters(&self.topics, &mut problems);
         let mut notes = Vec::new();
         let (layout, output) = match kind {
             FileKind::Parquet => {

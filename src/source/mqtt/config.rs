@@ -9,13 +9,17 @@ use super::session::{MqttSource, SessionSettings};
 use crate::net::mqtt::{Version, parse_url};
 use crate::net::tls::TlsSettings;
 use crate::registry::{BuiltSource, Checked, Context, Delivery, Problem, SourceConfig, SourceOutput};
+use crate::source::topics::filters;
 use crate::units::{Period, Secret, Size};
 
 /// Subscribes to topics of an MQTT broker, version 5 or 3.1.1, and goes on for ever: a broker that is away, also at
 /// the start, is tried again with growing pauses.
 ///
-/// With `qos = 1` a message is acknowledged when it is safe: written to the log and synced where there is one,
-/// else when the checkpoint after it is committed. QoS 1 delivers at least once: a message may come twice.
+/// Above QoS 0 a message is acknowledged when it is safe: written to the log and synced where there is one, else when the
+/// checkpoint after it is committed. QoS 1 delivers at least once: a message may come twice. QoS 2 delivers exactly once,
+/// over crashes too: the identifiers that are taken and not released yet are logged with the messages. Each of its
+/// messages waits for two syncs. The broker has to do its part and send a message again under the same identifier, as Mosquitto
+/// does; rumqttd, the `[broker]` of a pipeline file, does not after a lost connection, and QoS 2 is at least once there.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MqttConfig {
@@ -25,9 +29,10 @@ pub struct MqttConfig {
     /// column: `plant/{line}/{device}/telemetry`. All topics of one source name the same tags.
     #[schemars(length(min = 1, max = 64))]
     pub topics: Vec<String>,
-    /// 0: at most once, without acknowledgement. 1: at least once.
+    /// 0: at most once, without acknowledgement. 1: at least once. 2: exactly once. The broker sends a message at the lower
+    /// one of this and that of its publisher.
     #[serde(default = "default_qos")]
-    #[schemars(range(min = 0, max = 1))]
+    #[schemars(range(min = 0, max = 2))]
     pub qos: u8,
     /// The name by which the broker knows this client. With a name the broker keeps the session, and at QoS 1 the
     /// messages that come while the gateway is away; two clients of the same name throw each other out. Without
@@ -63,12 +68,12 @@ pub struct MqttConfig {
     /// Largest packet taken. A larger one is counted (`oversize_messages`), acknowledged and passed over.
     #[serde(default = "default_packet_size")]
     pub packet_size: Size,
-    /// Most unacknowledged messages under way at QoS 1, announced to an MQTT 5 broker as its receive maximum. A
+    /// Most unacknowledged messages under way above QoS 0, announced to an MQTT 5 broker as its receive maximum. A
     /// 3.1.1 broker has a setting of its own (Mosquitto: `max_inflight_messages`, 20).
     #[serde(default = "default_in_flight")]
     #[schemars(range(min = 1))]
     pub in_flight: u16,
-    /// At QoS 1: `safe` acknowledges as described above; `receive` at once on receipt, so that a crash loses what
+    /// Above QoS 0: `safe` acknowledges as described above; `receive` at once on receipt, so that a crash loses what
     /// was inside, for pipelines without a log that must not wait for checkpoints.
     #[serde(default)]
     pub ack: Ack,
@@ -188,8 +193,18 @@ ca = "/etc/ssl/plant-ca.pem""#,
         let clean = self.client_id.is_none();
         let mut notes = Vec::new();
         if self.qos > 0 && clean {
+            let twice =
+                if self.qos == 2 { ", and QoS 2 is exactly once only within a connection" } else { "" };
+            notes.push(format!(
+                "qos = {} without `client_id`: what is published while the gateway is away is not kept by the \
+                 broker{twice}",
+                self.qos
+            ));
+        }
+        if self.qos == 2 {
             notes.push(
-                "qos = 1 without `client_id`: what is published while the gateway is away is not kept by the broker"
+                "qos = 2 is exactly once where the broker keeps identifiers over connections, as Mosquitto does; the \
+                 embedded [broker] does not: put `dedup` behind it"
                     .to_owned(),
             );
         }
@@ -244,54 +259,6 @@ ca = "/etc/ssl/plant-ca.pem""#,
 /// The largest packet that MQTT can write: 256 MiB.
 const MQTT_PACKET_MAX: usize = 268_435_455;
 
-/// Turns topic patterns into MQTT filters, checking them.
-pub fn filters(topics: &[String], problems: &mut Vec<Problem>) -> Vec<String> {
-    let mut tags_of_first: Option<Vec<&str>> = None;
-    let mut filters = Vec::new();
-    for (index, topic) in topics.iter().enumerate() {
-        let at = format!("topics[{index}]");
-        let mut tags = Vec::new();
-        // A shared subscription is `$share/<group>/<filter>`.
-        let levels: Vec<&str> = topic.split('/').collect();
-        let mut filter = Vec::with_capacity(levels.len());
-        for (level, text) in levels.iter().enumerate() {
-            match text.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) {
-                Some(name) if !name.is_empty() && !name.contains(['{', '}', '.']) => {
-                    tags.push(name);
-                    filter.push("+");
-                }
-                Some(name) => {
-                    problems.push(Problem::new(&at, format!("`{{{name}}}` is not the name of a tag")))
-                }
-                None if text.contains(['{', '}']) => problems.push(Problem::new(
-                    &at,
-                    format!("`{text}`: a tag in braces is a whole level between two `/`"),
-                )),
-                None if text.contains('+') && *text != "+" => {
-                    problems.push(Problem::new(&at, format!("`{text}`: `+` stands alone between two `/`")));
-                }
-                None if text.contains('#') && (*text != "#" || level + 1 != levels.len()) => {
-                    problems.push(Problem::new(&at, "`#` stands alone at the end of a topic"));
-                }
-                None => filter.push(text),
-            }
-        }
-        if topic.is_empty() || topic.contains('\0') {
-            problems.push(Problem::new(&at, "a topic is not empty and has no NUL"));
-        }
-        match &tags_of_first {
-            Some(first) if *first != tags => problems.push(
-                Problem::new(&at, format!("this topic names the tags {tags:?}, the first one {first:?}"))
-                    .help("name the same tags in the same order, or make two sources"),
-            ),
-            Some(_) => {}
-            None => tags_of_first = Some(tags),
-        }
-        filters.push(filter.join("/"));
-    }
-    filters
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -307,22 +274,6 @@ mod tests {
         {
             assert!(read(wrong).is_err(), "{wrong}");
         }
-    }
-
-    #[test]
-    fn topics_become_filters() {
-        let mut problems = Vec::new();
-        let topics = ["plant/{line}/{device}/telemetry".to_owned(), "other/{line}/{device}/#".to_owned()];
-        assert_eq!(filters(&topics, &mut problems), ["plant/+/+/telemetry", "other/+/+/#"]);
-        assert!(problems.is_empty());
-        for wrong in ["a/b{c}", "a/#/b", "a/b+", "", "{}", "a/{x.y}"] {
-            let mut problems = Vec::new();
-            filters(&[wrong.to_owned()], &mut problems);
-            assert!(!problems.is_empty(), "{wrong}");
-        }
-        let mut problems = Vec::new();
-        filters(&["a/{x}".to_owned(), "b/{y}".to_owned()], &mut problems);
-        assert_eq!(problems[0].path, "topics[1]");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -11,8 +12,8 @@ use rumqttc::{Packet, v5};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::wire::{self, Protocol};
 use crate::net::tls::TlsSettings;
+use crate::source::mqtt_wire::{self as wire, Protocol};
 
 /// How long a connection may take to come up.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
@@ -48,7 +49,7 @@ pub struct ConnectSettings {
     pub login: Option<(String, String)>,
     /// Filters to subscribe to.
     pub filters: Vec<String>,
-    /// 0 or 1.
+    /// 0, 1 or 2.
     pub qos: u8,
 }
 
@@ -88,7 +89,8 @@ pub struct Connection {
     pub session_present: bool,
     /// Bytes received and not yet taken.
     pub received: BytesMut,
-    sending: Vec<u8>,
+    /// Bytes to be sent, some of them sent already: to be added to.
+    pub sending: Vec<u8>,
     sent: usize,
 }
 
@@ -199,8 +201,7 @@ impl Connection {
         let mut bytes = BytesMut::new();
         let written = match self.protocol {
             Protocol::V4 => {
-                let qos =
-                    if settings.qos == 0 { rumqttc::QoS::AtMostOnce } else { rumqttc::QoS::AtLeastOnce };
+                let qos = rumqttc::qos(settings.qos).map_err(|error| Lost::new(error.to_string()))?;
                 let filters = settings.filters.iter().cloned();
                 let mut subscribe = rumqttc::Subscribe::new_many(
                     filters.map(|filter| rumqttc::SubscribeFilter::new(filter, qos)),
@@ -210,7 +211,11 @@ impl Connection {
             }
             Protocol::V5 => {
                 use v5::mqttbytes::{QoS, v5::Filter, v5::Subscribe};
-                let qos = if settings.qos == 0 { QoS::AtMostOnce } else { QoS::AtLeastOnce };
+                let qos = match settings.qos {
+                    0 => QoS::AtMostOnce,
+                    1 => QoS::AtLeastOnce,
+                    _ => QoS::ExactlyOnce,
+                };
                 let filters = settings.filters.iter().map(|filter| Filter::new(filter.clone(), qos));
                 let mut subscribe = Subscribe::new_many(filters, None);
                 subscribe.pkid = 1;
@@ -252,11 +257,6 @@ impl Connection {
             0 => Err(Lost::new("the broker closes the connection")),
             _ => Ok(()),
         }
-    }
-
-    /// Adds a PUBACK to what is to be sent.
-    pub fn acknowledge(&mut self, packet: u16) {
-        wire::puback(packet, &mut self.sending);
     }
 
     /// Adds a PINGREQ to what is to be sent.
@@ -316,5 +316,47 @@ pub fn parse(packet: &mut BytesMut, protocol: Protocol) -> Result<Handshake, Los
         Protocol::V5 => v5::mqttbytes::v5::Packet::read(packet, Some(size as u32))
             .map(|packet| Handshake::V5(Box::new(packet)))
             .map_err(|error| Lost::new(error.to_string())),
+    }
+}
+
+/// Takes a packet other than PUBLISH and PUBREL; a subscription that is granted is noted.
+///
+/// # Errors
+/// If the connection is of no use.
+pub fn control(
+    packet: &mut bytes::BytesMut,
+    protocol: Protocol,
+    subscribed: &AtomicBool,
+) -> std::result::Result<(), Lost> {
+    use rumqttc::{Packet, SubscribeReasonCode as V4Code, v5::mqttbytes::v5};
+    let refused = |what: String| Lost { reason: what, version: false };
+    match parse(packet, protocol)? {
+        Handshake::V4(Packet::SubAck(ack)) => {
+            match ack.return_codes.iter().position(|code| *code == V4Code::Failure) {
+                Some(index) => Err(refused(format!("the broker refuses subscription {}", index + 1))),
+                None => {
+                    subscribed.store(true, Ordering::Relaxed);
+                    Ok(())
+                }
+            }
+        }
+        Handshake::V4(_) => Ok(()),
+        Handshake::V5(packet) => match *packet {
+            v5::Packet::SubAck(ack) => {
+                let granted =
+                    |code: &v5::SubscribeReasonCode| matches!(code, v5::SubscribeReasonCode::Success(_));
+                match ack.return_codes.iter().find(|code| !granted(code)) {
+                    Some(code) => Err(refused(format!("the broker refuses a subscription: {code:?}"))),
+                    None => {
+                        subscribed.store(true, Ordering::Relaxed);
+                        Ok(())
+                    }
+                }
+            }
+            v5::Packet::Disconnect(disconnect) => {
+                Err(refused(format!("the broker ends the connection: {:?}", disconnect.reason_code)))
+            }
+            _ => Ok(()),
+        },
     }
 }

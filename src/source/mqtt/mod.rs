@@ -3,6 +3,6 @@
 pub mod config;
 pub mod connection;
 pub mod session;
-pub mod wire;
+mod taken;
 
 pub use config::MqttConfig;

@@ -4,19 +4,19 @@
 //! next write. Those of an older connection are dropped, since the packet identifiers died with it and the broker
 //! sends the messages again.
 
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use tracing::{debug, info, warn};
 
-use super::connection::{ConnectSettings, Connection, Handshake, Lost, parse};
-use super::wire::{self, Protocol};
+use super::connection::{ConnectSettings, Connection, Lost, control};
+use super::taken::Taken;
 use crate::core::ends::SourceBatch;
-use crate::core::{Count, Position, Source};
+use crate::core::{Count, Position, Source, schema};
 use crate::error::Result;
 use crate::net::backoff::Backoff;
 use crate::net::mqtt::Version;
@@ -24,6 +24,7 @@ use crate::net::secret;
 use crate::net::tls::TlsSettings;
 use crate::registry::BatchLimits;
 use crate::source::gather::Gather;
+use crate::source::mqtt_wire::{self as wire, Protocol};
 use crate::source::raw::RawBuilder;
 use crate::units::Secret;
 
@@ -54,7 +55,7 @@ pub struct SessionSettings {
     pub in_flight: u16,
     /// Acknowledge on receipt instead of when told.
     pub acknowledge_on_receipt: bool,
-    /// 0 or 1.
+    /// 0, 1 or 2.
     pub qos: u8,
     /// What to subscribe to.
     pub filters: Vec<String>,
@@ -91,10 +92,10 @@ pub struct MqttSource {
     backoff: Backoff,
     builder: RawBuilder,
     started: Instant,
-    /// Messages taken at QoS 1 in this process; the number is the position.
-    taken: u64,
-    unacknowledged: VecDeque<(u64, u16)>,
+    taken: Taken,
     gather: Gather,
+    /// When the last message or release came.
+    came_at: Instant,
     counts: Vec<(Count, u64)>,
     lost_said: bool,
     subscribed: Arc<AtomicBool>,
@@ -102,6 +103,8 @@ pub struct MqttSource {
 
 const OVERSIZE: Count = Count { what: "oversize_messages", reason: "" };
 const RECONNECTS: Count = Count { what: "reconnects", reason: "" };
+/// A message of QoS 2 that had been taken before, and came again because the broker had not heard so.
+const REPEATED: Count = Count { what: "repeated_messages", reason: "" };
 const MALFORMED: Count = Count { what: "malformed_packets", reason: "" };
 
 /// How long the broker may take to answer a ping.
@@ -113,15 +116,19 @@ impl MqttSource {
         let protocol = if settings.version == Version::V4 { Protocol::V4 } else { Protocol::V5 };
         Self {
             builder: RawBuilder::new(settings.batch),
+            taken: Taken::new(
+                settings.client_id.as_deref(),
+                settings.qos == 2,
+                settings.acknowledge_on_receipt,
+            ),
             settings,
             connect: None,
             protocol,
             link: Link::Down { until: Instant::now() },
             backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(30)),
             started: Instant::now(),
-            taken: 0,
-            unacknowledged: VecDeque::new(),
             gather: Gather::default(),
+            came_at: Instant::now(),
             counts: Vec::new(),
             lost_said: false,
             subscribed: Arc::new(AtomicBool::new(false)),
@@ -171,7 +178,7 @@ impl MqttSource {
     fn lost(&mut self, lost: &Lost) {
         let broker = format!("{}:{}", self.settings.host, self.settings.port);
         let was_up = matches!(self.link, Link::Up(_));
-        self.unacknowledged.clear();
+        self.taken.disconnected();
         self.subscribed.store(false, Ordering::Relaxed);
         if was_up {
             self.count(RECONNECTS);
@@ -201,7 +208,8 @@ impl MqttSource {
         let arrival = crate::clock::wall().micros();
         let mut oversize = 0u64;
         let mut malformed = 0u64;
-        while !self.builder.is_full() {
+        let mut repeated = 0u64;
+        while !self.builder.is_full() && !self.taken.must_wait() {
             let connection = &mut up.connection;
             if up.to_skip > 0 {
                 let skipped = up.to_skip.min(connection.received.len());
@@ -230,62 +238,59 @@ impl MqttSource {
                     break;
                 };
                 oversize += 1;
-                if packet != 0 {
-                    // In its turn: acknowledgements go out in the order of receipt.
-                    self.taken += 1;
-                    if self.settings.acknowledge_on_receipt {
-                        up.connection.acknowledge(packet);
-                    } else {
-                        self.unacknowledged.push_back((self.taken, packet));
-                    }
-                }
+                // In its turn: answers go out in the order of receipt.
+                self.taken.answer(wire::quality(head.flags), packet, &mut connection.sending);
                 up.to_skip = head.body.end;
                 continue;
             }
             if !whole {
                 break;
             }
+            if head.kind == wire::PUBREL
+                && let Some((packet, _)) = wire::identifier(&connection.received[head.body.clone()])
+            {
+                self.taken.release(packet, &mut connection.sending);
+                bytes::Buf::advance(&mut connection.received, head.body.end);
+                continue;
+            }
             if head.kind != wire::PUBLISH {
                 let mut packet = connection.received.split_to(head.body.end);
                 control(&mut packet, up.connection.protocol, &self.subscribed)?;
                 continue;
             }
-            let protocol = connection.protocol;
-            let mut acknowledge = None;
-            match wire::publish(head.flags, &connection.received[head.body.clone()], protocol) {
+            let quality = wire::quality(head.flags);
+            match wire::publish(head.flags, &connection.received[head.body.clone()], connection.protocol) {
                 Some(publish) => {
-                    let too_large = head.body.end > self.settings.packet_bytes_max;
-                    if too_large {
+                    if head.body.end > self.settings.packet_bytes_max {
                         oversize += 1;
-                    } else {
+                    } else if self.taken.is_new(quality, publish.packet) {
                         // MQTT demands UTF-8; a topic that is not still carries a reading.
                         let topic = String::from_utf8_lossy(publish.topic);
                         self.builder.push(&topic, publish.payload, arrival, mono);
+                        self.taken.row();
+                    } else {
+                        repeated += 1;
                     }
-                    if publish.packet != 0 {
-                        self.taken += 1;
-                        acknowledge = Some(publish.packet);
-                    }
+                    self.taken.answer(quality, publish.packet, &mut connection.sending);
                 }
                 None => malformed += 1,
             }
-            bytes::Buf::advance(&mut up.connection.received, head.body.end);
-            match acknowledge {
-                Some(packet) if self.settings.acknowledge_on_receipt => up.connection.acknowledge(packet),
-                Some(packet) => self.unacknowledged.push_back((self.taken, packet)),
-                None => {}
-            }
+            bytes::Buf::advance(&mut connection.received, head.body.end);
         }
+        (0..repeated).for_each(|_| self.count(REPEATED));
         (0..oversize).for_each(|_| self.count(OVERSIZE));
         (0..malformed).for_each(|_| self.count(MALFORMED));
         Ok(())
     }
 
+    /// The batch; without rows where only a session or identifiers have changed.
     fn hand_on(&mut self) -> Result<Option<SourceBatch>> {
-        match self.builder.finish()? {
-            Some(batch) => Ok(Some(SourceBatch { batch, position: Position(self.taken.to_string()) })),
-            None => Ok(None),
-        }
+        let batch = match self.builder.finish()? {
+            Some(batch) => batch,
+            None if self.taken.is_changed() => RecordBatch::new_empty(schema::raw()),
+            None => return Ok(None),
+        };
+        Ok(Some(SourceBatch { batch, position: self.taken.hand_on()? }))
     }
 
     /// One step of waiting: connecting, reading, sending, pinging. Cancel-safe.
@@ -318,11 +323,16 @@ impl MqttSource {
                     up.connection.send().await?;
                     up.ping_at = Instant::now() + Duration::from_secs(u64::from(self.settings.keep_alive));
                 }
+                let listens = !self.taken.must_wait();
+                if !listens {
+                    // What the broker answers is not looked at either.
+                    up.pong_by = None;
+                }
                 let alarm = up.pong_by.map_or(up.ping_at, |pong| pong.min(up.ping_at));
                 let alarm = tokio::time::Instant::from_std(alarm);
                 tokio::select! {
                     biased;
-                    read = up.connection.read() => {
+                    read = up.connection.read(), if listens => {
                         up.pong_by = None;
                         read
                     }
@@ -352,17 +362,17 @@ impl MqttSource {
         );
         self.backoff.reset();
         self.lost_said = false;
-        self.unacknowledged.clear();
+        self.taken.connected(connection.session_present);
         let ping_at = Instant::now() + Duration::from_secs(u64::from(self.settings.keep_alive));
         self.link = Link::Up(Box::new(Up { connection, ping_at, pong_by: None, to_skip: 0 }));
     }
 
     /// Messages under way that the broker may be waiting for before it sends more.
     fn under_way(&self) -> usize {
-        self.unacknowledged.len().max(self.builder.len())
+        self.taken.under_way().max(self.builder.len())
     }
 
-    /// Whether a batch is to be handed on, whatever may come. At QoS 0 it waits for its age; at QoS 1 the broker may be
+    /// Whether a batch is to be handed on, whatever may come. At QoS 0 it waits for its age; above it the broker may be
     /// waiting for acknowledgements of just these messages.
     fn is_due(&mut self, due: Option<Instant>) -> bool {
         let Some(due) = due else { return false };
@@ -376,58 +386,25 @@ impl MqttSource {
         aged || matches!(self.link, Link::Down { .. } | Link::Opening(_)) && self.settings.qos > 0
     }
 
-    /// Whether there is a batch at QoS 1 that need not wait for its age.
+    /// What is gathered for the next batch: messages, and releases that the broker waits for.
+    fn gathered(&self) -> usize {
+        self.taken.gathered().max(self.builder.len())
+    }
+
+    /// Whether there is something above QoS 0 that need not wait for its age.
     fn has_enough(&self) -> bool {
-        self.settings.qos > 0 && !self.builder.is_empty() && self.gather.is_enough(self.builder.len())
+        let enough = self.taken.must_wait() || self.gather.is_enough(self.gathered());
+        self.settings.qos > 0 && self.taken.is_changed() && enough
     }
 
     /// Reads what is there already; false if that is nothing. A lost connection shows again at the next read.
     async fn read_more(&mut self) -> bool {
-        let Link::Up(up) = &mut self.link else { return false };
+        let (Link::Up(up), false) = (&mut self.link, self.taken.must_wait()) else { return false };
         tokio::select! {
             biased;
             read = up.connection.read() => read.is_ok(),
             () = std::future::ready(()) => false,
         }
-    }
-}
-
-/// Packets other than PUBLISH.
-fn control(
-    packet: &mut bytes::BytesMut,
-    protocol: Protocol,
-    subscribed: &AtomicBool,
-) -> std::result::Result<(), Lost> {
-    use rumqttc::{Packet, SubscribeReasonCode as V4Code, v5::mqttbytes::v5};
-    let refused = |what: String| Lost { reason: what, version: false };
-    match parse(packet, protocol)? {
-        Handshake::V4(Packet::SubAck(ack)) => {
-            match ack.return_codes.iter().position(|code| *code == V4Code::Failure) {
-                Some(index) => Err(refused(format!("the broker refuses subscription {}", index + 1))),
-                None => {
-                    subscribed.store(true, Ordering::Relaxed);
-                    Ok(())
-                }
-            }
-        }
-        Handshake::V4(_) => Ok(()),
-        Handshake::V5(packet) => match *packet {
-            v5::Packet::SubAck(ack) => {
-                let granted =
-                    |code: &v5::SubscribeReasonCode| matches!(code, v5::SubscribeReasonCode::Success(_));
-                match ack.return_codes.iter().find(|code| !granted(code)) {
-                    Some(code) => Err(refused(format!("the broker refuses a subscription: {code:?}"))),
-                    None => {
-                        subscribed.store(true, Ordering::Relaxed);
-                        Ok(())
-                    }
-                }
-            }
-            v5::Packet::Disconnect(disconnect) => {
-                Err(refused(format!("the broker ends the connection: {:?}", disconnect.reason_code)))
-            }
-            _ => Ok(()),
-        },
     }
 }
 
@@ -440,22 +417,30 @@ async fn sleep_until(at: Option<tokio::time::Instant>) {
 
 #[async_trait]
 impl Source for MqttSource {
-    async fn open(&mut self, _from: Option<&Position>) -> Result<()> {
-        // Where to go on is the broker's to know: it sends again what was not acknowledged.
+    async fn open(&mut self, from: Option<&Position>) -> Result<()> {
+        // Where to go on is the broker's to know: it sends again what was not acknowledged. What of that was taken
+        // already is ours to know.
+        if self.settings.qos == 2 {
+            // What was taken behind that position comes again.
+            self.builder.finish()?;
+        }
+        self.taken.open(from)?;
         self.connect = Some(Arc::new(self.connect_settings()?));
         Ok(())
     }
 
     async fn next(&mut self) -> Result<Option<SourceBatch>> {
         loop {
-            let rows = self.builder.len();
+            let gathered = self.gathered();
             if let Err(lost) = self.take() {
                 self.lost(&lost);
             }
-            if self.builder.len() > rows {
+            if self.gathered() > gathered {
+                self.came_at = Instant::now();
                 self.gather.came(self.under_way(), self.started.elapsed());
             }
-            let due = self.builder.due().map(|due| self.started + due);
+            let changed = self.taken.is_changed().then(|| self.came_at + self.settings.batch.age);
+            let due = self.builder.due().map(|due| self.started + due).or(changed);
             if self.is_due(due) {
                 if let Some(batch) = self.hand_on()? {
                     return Ok(Some(batch));
@@ -477,11 +462,9 @@ impl Source for MqttSource {
     }
 
     async fn acknowledge(&mut self, upto: &Position) -> Result<()> {
-        let upto: u64 = upto.get()?;
+        self.taken.acknowledge(upto)?;
         if let Link::Up(up) = &mut self.link {
-            while let Some((_, packet)) = self.unacknowledged.pop_front_if(|(taken, _)| *taken <= upto) {
-                up.connection.acknowledge(packet);
-            }
+            self.taken.settle(&mut up.connection.sending);
         }
         Ok(())
     }

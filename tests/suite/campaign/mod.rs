@@ -110,7 +110,7 @@ impl Gateway {
 
     fn start(&mut self) {
         let mut command = Command::new(TIDEGATE);
-        command.args(["--log", "warn", "run"]).arg(&self.pipeline).arg("--data-dir").arg(&self.data);
+        command.args(["--log-level", "warn", "run"]).arg(&self.pipeline).arg("--data-dir").arg(&self.data);
         command.args(["--admin", &format!("127.0.0.1:{}", self.admin)]);
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log()).unwrap();
         self.child = Some(command.stdout(Stdio::null()).stderr(log).spawn().unwrap());
