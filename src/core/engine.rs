@@ -140,11 +140,11 @@ impl Engine {
                 let Edge::Node { node, .. } = *edge else { continue };
                 let (watermark, idle) = (self.places[node].watermark, self.places[node].idle);
                 let inbox = &mut self.places[index].inbox;
-                // One that has ended says so again; until then its end is not known.
                 if watermark != i64::MIN && watermark != i64::MAX {
                     inbox.push_back((port, Item::Flow(Flow::Watermark(EventTime(watermark)))));
                 }
-                if idle {
+                // One that has ended says so again; until then it counts as idle, as it does for nodes that go on.
+                if idle || watermark == i64::MAX {
                     inbox.push_back((port, Item::Flow(Flow::Idle(true))));
                 }
             }

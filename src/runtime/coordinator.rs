@@ -224,7 +224,10 @@ impl Coordinator {
         // What a source gave that is gone or was opened anew since counts for nothing: it was not acknowledged.
         let Some(input) = self.input_of(*source) else { return };
         match arrival {
-            Arrival::Batch { batch, position, .. } => self.sequencer.rows(now, input, batch, position),
+            Arrival::Batch { batch, position, .. } => {
+                self.metrics.sources[input].rows(&batch);
+                self.sequencer.rows(now, input, batch, position);
+            }
             Arrival::End { .. } => {
                 debug!(source = self.metrics.source_name(input), "the source has ended");
                 self.sequencer.end(now, input);

@@ -29,7 +29,7 @@ pub struct SourceLines {
     pub arrivals: mpsc::Sender<Arrival>,
     /// Positions that are safe. Only the newest matters, and there is at most one per sync or commit.
     pub acknowledgements: mpsc::UnboundedReceiver<Position>,
-    /// Where what it gives and counts goes.
+    /// Where what it counts goes.
     pub counters: Arc<SourceCounters>,
     /// Whether it has said its end.
     pub ended: Arc<AtomicBool>,
@@ -86,7 +86,6 @@ async fn drive(source: &mut dyn Source, lines: &mut SourceLines) -> Result<()> {
                         Arrival::End { source: lines.id }
                     }
                     Some(rows) => {
-                        lines.counters.rows(&rows.batch);
                         Arrival::Batch { source: lines.id, batch: rows.batch, position: rows.position }
                     }
                 });

@@ -57,8 +57,9 @@ impl Oracle {
     pub fn restart(&mut self, variant: Variant) {
         let before = std::mem::replace(&mut self.variant, variant);
         if (before.sum_name(), before.window_us()) != (variant.sum_name(), variant.window_us()) {
+            // A node that is new among others begins with their watermark.
             self.windows.clear();
-            self.told = i64::MIN;
+            self.told = self.watermark;
         }
         if before.once_meaning() != variant.once_meaning() {
             self.seen.clear();

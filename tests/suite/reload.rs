@@ -584,7 +584,7 @@ fn a_record_that_the_engine_does_not_survive_is_left_out_after_three_times() {
     });
     // What was left out is kept aside.
     let mut letters = Vec::new();
-    let mut disk = Disk::open(&directory.path().join("p")).unwrap();
+    let mut disk = Disk::open(directory.path().join("p")).unwrap();
     dead_letters::read(&mut disk, |_, letter| {
         letters.push(letter);
         Ok(())
@@ -619,7 +619,7 @@ fn of_a_batch_only_the_rows_are_left_out_that_the_engine_does_not_survive() {
         stage.with(|state| assert_eq!(state.snapped, 3));
     });
     let mut left_out = Vec::new();
-    let mut disk = Disk::open(&directory.path().join("p")).unwrap();
+    let mut disk = Disk::open(directory.path().join("p")).unwrap();
     dead_letters::read(&mut disk, |_, letter| {
         let LetterBody::Rows(rows) = letter.body else { panic!("{:?}", letter.body) };
         left_out.extend(rows.column(1).as_primitive::<Int64Type>().values().to_vec());
@@ -908,7 +908,7 @@ impl Variant {
 
 /// What the checkpoint says of the graph that ran last is what the file says.
 fn check_graph(text: &str, data: &Path) {
-    let mut disk = Disk::open(&data.join("p")).unwrap();
+    let mut disk = Disk::open(data.join("p")).unwrap();
     let recovered = recovery::recover(&mut disk).unwrap();
     let built = load(text, Some(data)).unwrap();
     let nodes: Vec<_> = built.graph.nodes.iter().map(|node| (node.name.clone(), node.fingerprint)).collect();
