@@ -6,9 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 
-use crate::core::schema::{REPLAYED_COLUMN, raw, type_name};
+use crate::core::schema::raw;
 use crate::core::{Edge, Fingerprint, Graph, Node as GraphNode, Port, SinkNode};
 use crate::registry::{
     BatchLimits, Built, BuiltSource, Columns, ComponentType, Context, Files, InputSchema, Inputs, Keyed,
@@ -17,8 +17,10 @@ use crate::registry::{
 
 use super::declare::{Component, Role, report_problems};
 use super::diagnostic::{Place, Report, Severity};
-use super::keys::{DECODE_KEYS, Priority};
+use super::difference::difference;
+use super::keys::DECODE_KEYS;
 use super::shape::Shape;
+use super::spooling::spooling;
 use super::tree::{Node, Table};
 use super::wire::{Link, Wires};
 use super::{Finder, PlannedSink, PlannedSource, Unsampled};
@@ -297,14 +299,7 @@ impl Planner<'_> {
                 let inputs = inputs.iter().map(|input| input.edge).collect();
                 plan.sink_nodes.push(SinkNode { name: name.clone(), inputs });
                 let network = built.peer.is_some();
-                let spool = component.sink_keys.as_ref().and_then(|keys| {
-                    let problems = keys.problems(network, self.keeps_state);
-                    report_problems(component.node, problems, Severity::Error, report);
-                    keys.spooling(network, self.keeps_state)
-                });
-                if spool.is_some_and(|spool| spool.priority == Priority::Live) {
-                    refuse_replayed(component, &schemas, report);
-                }
+                let spool = spooling(component, &schemas, network, self.keeps_state, report);
                 let identity =
                     identity(["sink", component.name], &table_without(component, &["inputs"]), &schemas);
                 plan.sinks.push(PlannedSink {
@@ -351,17 +346,6 @@ fn canonical(table: &toml::Table) -> String {
         value => format!("{key:?}={value}"),
     });
     said.collect::<Vec<_>>().join(",")
-}
-
-/// The column that tells gathered rows from new ones must not be there already.
-fn refuse_replayed(component: &Component<'_>, inputs: &[InputSchema], report: &mut Report) {
-    if let Some(input) = inputs.iter().find(|input| input.schema.field_with_name(REPLAYED_COLUMN).is_ok()) {
-        let message = format!(
-            "`priority = \"live\"` adds a column `{REPLAYED_COLUMN}`, and `{}` has one already",
-            input.name
-        );
-        report.error(&component.node.find("priority", None), message, "give that column another name");
-    }
 }
 
 /// Lays the keys that were found in messages under those that the source has itself.
@@ -480,42 +464,4 @@ fn same_columns(links: &[Link<'_>], resolved: &mut [Resolved], report: &mut Repo
         input.schema.schema = Arc::new(Schema::new(fields));
     }
     same
-}
-
-/// The first difference between the columns of two inputs, in words.
-fn difference(one: &InputSchema, other: &InputSchema) -> Option<String> {
-    let shown = |data_type: &DataType| match data_type {
-        DataType::Dictionary(..) => "tag".to_owned(),
-        other => type_name(other).to_owned(),
-    };
-    for field in one.schema.fields() {
-        match other.schema.field_with_name(field.name()) {
-            Err(_) => return Some(format!("\"{}\" has no column \"{}\"", other.name, field.name())),
-            Ok(there) if there.data_type() != field.data_type() => {
-                let (here, there) = (shown(field.data_type()), shown(there.data_type()));
-                let same_words = if here == there { " of another size" } else { "" };
-                return Some(format!(
-                    "the column \"{}\" is {here} in \"{}\" and {there}{same_words} in \"{}\"",
-                    field.name(),
-                    one.name,
-                    other.name
-                ));
-            }
-            Ok(_) => {}
-        }
-    }
-    let more = other.schema.fields().iter().find(|field| one.schema.field_with_name(field.name()).is_err());
-    if let Some(more) = more {
-        return Some(format!("\"{}\" has no column \"{}\"", one.name, more.name()));
-    }
-    let names = |input: &InputSchema| -> Vec<String> {
-        input.schema.fields().iter().map(|field| field.name().clone()).collect()
-    };
-    (names(one) != names(other)).then(|| {
-        format!(
-            "the columns stand in another order: {} and {}",
-            names(one).join(", "),
-            names(other).join(", ")
-        )
-    })
 }
