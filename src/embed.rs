@@ -128,7 +128,7 @@ impl SinkConfig for RowsSinkConfig {
 
     fn build(self, _context: &Context<'_>) -> Checked<BuiltSink> {
         let notes = vec!["its rows go to the program around it".to_owned()];
-        Ok(BuiltSink { sink: Box::new(ChannelSink { rows: Outlet::Missing }), network: false, notes })
+        Ok(BuiltSink { sink: Box::new(ChannelSink { rows: Outlet::Missing }), peer: None, notes })
     }
 }
 

@@ -14,7 +14,7 @@ use arrow::datatypes::SchemaRef;
 use schemars::{JsonSchema, Schema, schema_for};
 use serde::de::DeserializeOwned;
 
-use crate::core::{Fingerprint, ModelSlot, Operator, Port, Sink, Source};
+use crate::core::{Fingerprint, ModelSlot, Operator, Peer, Port, Sink, Source};
 use crate::error::Result;
 
 pub use columns::{Columns, Sampler, SplitMessages};
@@ -280,8 +280,8 @@ pub trait SourceConfig: DeserializeOwned + JsonSchema + 'static {
 pub struct BuiltSink {
     /// The running part.
     pub sink: Box<dyn Sink>,
-    /// Whether it writes to a peer that may be away.
-    pub network: bool,
+    /// The receiver alone, if the sink writes to one that may be away: a spool can stand before it.
+    pub peer: Option<Box<dyn Peer>>,
     /// What `check` should tell the user about this sink.
     pub notes: Vec<String>,
 }

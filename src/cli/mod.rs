@@ -4,6 +4,7 @@
 
 pub mod bench;
 pub mod check;
+pub mod dead_letters;
 pub mod decode;
 pub mod demo;
 pub mod files;
@@ -78,6 +79,8 @@ pub enum Command {
     Decode(decode::DecodeArgs),
     /// Train, inspect and try models.
     Model(model::ModelArgs),
+    /// Look at what could not be delivered or used, and send it again.
+    DeadLetters(dead_letters::DeadLettersArgs),
     /// Look at sample payloads and write the `format` and `fields` of a source.
     Infer(infer::InferArgs),
     /// Draw the graph of a pipeline.
@@ -196,6 +199,7 @@ fn dispatch(cli: Cli, registry: &Registry) -> ExitCode {
         Command::Replay(args) => replay::replay(&args, registry),
         Command::Decode(args) => decode::run(&args).map_err(Failure::Error),
         Command::Model(args) => model::run(&args).map_err(Failure::Error),
+        Command::DeadLetters(args) => dead_letters::run(&args, registry),
         Command::Infer(args) => infer::infer(&args),
         Command::Graph(args) => check::graph(&args, registry),
         Command::Schema => reference::schema(registry),

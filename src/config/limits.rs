@@ -12,9 +12,9 @@ use crate::units::Size;
 use super::build::{Keeper, Plan};
 use super::declare::Component;
 use super::diagnostic::{Place, Report};
-use super::keys::LOG_BYTES_MAX;
+use super::keys::LOGGED_BATCH_BYTES_MAX;
 use super::tree::Node;
-use super::{LogMode, Pipeline, PlannedSource, Settings, has_log};
+use super::{LogMode, Pipeline, PlannedSource, Settings, Spooling, has_log};
 
 /// When so large a part of the log is filled, rows stop; the rest is for what is under way then.
 const LOG_PARTS: u64 = 4;
@@ -79,7 +79,7 @@ impl Whole<'_, '_> {
         let place = component.node.find(delivery.decided_by, None);
         let name = component.name;
         let by_quality = delivery.decided_by == "qos";
-        match self.settings.log {
+        match self.settings.log.mode {
             _ if delivery.comes_again => {}
             LogMode::On => {
                 let why = if by_quality {
@@ -128,9 +128,23 @@ impl Whole<'_, '_> {
     /// What is under way when rows stop must fit into the rest of the log: a log filled to the brim cannot take the cut
     /// whose commit makes room.
     fn check_log(&self, component: &Component<'_>, source: &PlannedSource, report: &mut Report) {
-        let (room, batches) = (LOG_BYTES_MAX / LOG_PARTS, batches_before_log(self.settings.queue));
+        let (room, batches) = (self.settings.log.size.0 / LOG_PARTS, batches_before_log(self.settings.queue));
         let bytes = source.batch.bytes as u64;
+        let place = self.batch_key(component, "bytes").unwrap_or_else(|| self.node.find("queue", None));
         if batches.saturating_mul(bytes) <= room {
+            if bytes > LOGGED_BATCH_BYTES_MAX {
+                let message = format!(
+                    "batches of `{}` with {} are too large for the log: a record has at most {}",
+                    component.name,
+                    Size(bytes),
+                    Size(LOGGED_BATCH_BYTES_MAX)
+                );
+                report.error(
+                    &place,
+                    message,
+                    format!("write `batch.bytes` of at most \"{}\"", Size(LOGGED_BATCH_BYTES_MAX)),
+                );
+            }
             return;
         }
         let message = format!(
@@ -140,10 +154,10 @@ impl Whole<'_, '_> {
             Size(bytes),
             Size(room)
         );
-        let place = self.batch_key(component, "bytes").unwrap_or_else(|| self.node.find("queue", None));
         let fit = (room / batches) >> 10;
-        let help =
-            format!("write `batch.bytes` of at most \"{fit}KiB\", or a smaller `queue` under [pipeline]");
+        let help = format!(
+            "write `batch.bytes` of at most \"{fit}KiB\", a smaller `queue` or a larger `log.size` under [pipeline]"
+        );
         report.error(&place, message, help);
     }
 
@@ -263,6 +277,10 @@ pub struct Bounds {
     pub keeping: Vec<(String, Keyed)>,
     /// Most bytes of the log on disk, if there is one.
     pub log_bytes_max: Option<u64>,
+    /// Most bytes of each spool on disk, by sink, and what happens when one is full.
+    pub spools: Vec<(String, Spooling)>,
+    /// Most bytes of the dead letters on disk.
+    pub dead_letters_bytes: u64,
     /// Most bytes of state in the checkpoints on disk: as much an estimate as the state.
     pub checkpoint_bytes: u64,
     /// Without a log, for each source that waits for checkpoints: messages per second at most.
@@ -298,7 +316,11 @@ impl Bounds {
             results: per_sink * pipeline.sinks.len() as u64,
             results_bytes,
             keeping: pipeline.keeping.clone(),
-            log_bytes_max: has_log.then_some(LOG_BYTES_MAX),
+            log_bytes_max: has_log.then_some(pipeline.settings.log.size.0),
+            spools: (pipeline.sinks.iter())
+                .filter_map(|sink| Some((sink.name.clone(), sink.spool?)))
+                .collect(),
+            dead_letters_bytes: pipeline.settings.dead_letters_bytes(),
             checkpoint_bytes: if pipeline.settings.data_dir.is_some() {
                 state.saturating_mul(CHECKPOINTS)
             } else {

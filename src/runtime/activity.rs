@@ -123,6 +123,8 @@ pub enum Held {
     RecordsBefore = 3,
     /// The stop that has begun.
     Stopping = 4,
+    /// The cut at which another graph begins.
+    Reload = 5,
 }
 
 impl Held {
@@ -133,7 +135,8 @@ impl Held {
             1 => Self::FirstCheckpoint,
             2 => Self::LogFull,
             3 => Self::RecordsBefore,
-            _ => Self::Stopping,
+            4 => Self::Stopping,
+            _ => Self::Reload,
         }
     }
 }
@@ -166,7 +169,14 @@ mod tests {
         for does in [JournalDoes::Idle, JournalDoes::Writes, JournalDoes::Full, JournalDoes::Fails] {
             assert_eq!(JournalDoes::of(does as u16), does);
         }
-        let all = [Held::Free, Held::FirstCheckpoint, Held::LogFull, Held::RecordsBefore, Held::Stopping];
+        let all = [
+            Held::Free,
+            Held::FirstCheckpoint,
+            Held::LogFull,
+            Held::RecordsBefore,
+            Held::Stopping,
+            Held::Reload,
+        ];
         for held in all {
             assert_eq!(Held::of(held as u16), held);
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::activity::{EngineDoes, Held, JournalDoes};
+use super::control::ControlHealth;
 use super::metrics::{Owed, PipelineMetrics};
 
 /// Waiting longer than this is worth a word.
@@ -45,6 +46,9 @@ pub struct PipelineHealth {
     /// Epochs that are not committed, and on whom they wait.
     #[serde(default)]
     pub epochs_under_way: Vec<EpochHealth>,
+    /// Reloads, restarts of the engine, records left out.
+    #[serde(default)]
+    pub control: ControlHealth,
     /// What is wrong, in words; empty in a healthy pipeline.
     #[serde(default)]
     pub problems: Vec<String>,
@@ -131,8 +135,10 @@ impl PipelineHealth {
             log: log_health(metrics),
             sinks: sinks(metrics, &owed),
             epochs_under_way: owed.iter().map(epoch_health).collect(),
+            control: metrics.control.health(),
             problems: Vec::new(),
         };
+        health.problems.extend(health.control.problems());
         if engine != EngineDoes::Idle && engine_for >= PATIENCE {
             health.problems.push(match engine {
                 EngineDoes::WaitsForSink(_) => {
@@ -226,6 +232,7 @@ fn held_in_words(held: Held, engine: EngineDoes, metrics: &PipelineMetrics) -> S
         Held::FirstCheckpoint => "the first checkpoint".to_owned(),
         Held::LogFull => "room in the log".to_owned(),
         Held::Stopping => "the stop that has begun".to_owned(),
+        Held::Reload => "the cut at which another graph begins".to_owned(),
         Held::RecordsBefore => match engine {
             EngineDoes::WaitsForSink(sink) => {
                 format!("sink `{}`", metrics.sink_names().get(sink).map_or("?", String::as_str))

@@ -12,7 +12,7 @@ use crate::Kind;
 use crate::core::{Position, Record, Stamped};
 use crate::store::journal::{Replay, ReplayFrom, Writer};
 use crate::store::recovery::Recovered;
-use crate::store::{Damages, Log, LogOptions};
+use crate::store::{Damages, Log, LogOptions, Retain};
 
 /// The log: small enough that a stalled sink fills it.
 pub(super) const LOG: LogOptions = LogOptions {
@@ -20,7 +20,9 @@ pub(super) const LOG: LogOptions = LogOptions {
     block_bytes_max: 512,
     bytes_max: 7 << 10,
     compress: false,
+    retain: Retain { time: std::time::Duration::ZERO, bytes_max: 0 },
     offset_min: 0,
+    needed_from: 0,
 };
 /// Where the journal is with its group.
 #[derive(PartialEq, Eq)]

@@ -115,6 +115,22 @@ fn prune(store: &mut dyn Store, newest: &Checkpoint) -> Result<u64> {
     Ok(needed)
 }
 
+/// The smallest log offset of the checkpoints there are: records before it are needed by none.
+///
+/// # Errors
+/// [`Io`](crate::Kind::Io) where the store cannot read.
+pub fn needed_from(store: &mut dyn Store) -> Result<u64> {
+    let mut needed = None;
+    for epoch in store.list(DIR)?.iter().filter_map(|name| epoch_of(name)) {
+        let (mut head, path) = ([0; HEAD_BYTES], path_of(epoch));
+        store.read(&path, 0, &mut head)?;
+        if let Ok(Head { log_offset, .. }) = Head::decode(&head, &path) {
+            needed = Some(needed.map_or(log_offset, |needed: u64| needed.min(log_offset)));
+        }
+    }
+    Ok(needed.unwrap_or(0))
+}
+
 /// Unfinished files, and damaged ones that two good checkpoints have followed.
 fn is_garbage(name: &str, newest: u64) -> bool {
     let damaged = name.strip_suffix(DAMAGED).and_then(epoch_of);

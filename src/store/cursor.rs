@@ -122,6 +122,11 @@ impl Cursor {
         }
     }
 
+    /// Whether there is a next record: then [`next`](Cursor::next) gives it without reading.
+    pub(super) fn is_ready(&mut self, log: &mut Log) -> Result<bool> {
+        Ok(!matches!(self.advance(log)?, Found::Nothing))
+    }
+
     /// Gives up what is left of the segment that cannot be read, as damaged; false at the last segment.
     pub fn skip_segment(&mut self, log: &Log) -> bool {
         let index = log.segment_of(self.next);
@@ -193,7 +198,7 @@ impl Cursor {
     fn next_block(&mut self, log: &mut Log) -> Result<()> {
         self.block_end = 0;
         let index = log.segment_of(self.next);
-        let Some(Segment { id, bytes: end }) = log.segments().get(index).copied() else {
+        let Some(Segment { id, bytes: end, .. }) = log.segments().get(index).copied() else {
             // Nothing is on disk below `durable`: the log was told to begin there.
             self.next = log.durable();
             return Ok(());

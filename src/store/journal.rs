@@ -218,8 +218,8 @@ impl Replay {
     /// What was found; the log goes on where it ends now. All of it counts as behind the last cut: where it is large,
     /// the next cut is due, and how large the part behind the cut is need not be known.
     pub fn finish(mut self, log: &Log) -> Replayed {
-        self.so_far.start.log_bytes_since_cut = log.bytes();
-        self.so_far.start.log_bytes = log.bytes();
+        self.so_far.start.log_bytes_since_cut = log.needed_bytes();
+        self.so_far.start.log_bytes = log.needed_bytes();
         self.so_far.start.offset = log.next_offset();
         self.so_far.damages = self.cursor.damages().clone();
         if let Some(gone) = self.gone {

@@ -13,177 +13,54 @@
 //! - **The directory is the truth.** There is no ledger. Opening reads the heads of the segments and walks through the
 //!   last one.
 //! - **Everything has a limit**: records, blocks, segments and the whole. A full log refuses; nothing is overwritten.
+//! - **What is not needed any more may stay** for a while, in a budget of its own (see [`Retain`](super::Retain)).
 
 use super::block::{self, Packer, RECORD_HEADER_BYTES};
-use super::cursor::{Cursor, Damage};
-use super::options::{LogOptions, OpenReport};
-use super::segment::{BlockReader, HEAD_BYTES, Segment, SegmentId};
+use super::cursor::Cursor;
+use super::options::LogOptions;
+use super::retention;
+use super::segment::{HEAD_BYTES, Segment, SegmentId};
 use super::{FileId, Store};
 use crate::{Error, Result};
 
 /// An open log. One process owns it (see [`Disk`](super::Disk)); any number of [`Cursor`]s read it.
 pub struct Log {
-    store: Box<dyn Store>,
-    dir: String,
-    options: LogOptions,
+    pub(super) store: Box<dyn Store>,
+    pub(super) dir: String,
+    pub(super) options: LogOptions,
     /// Segments with at least one durable block, ascending; `bytes` says how far each is durable.
-    segments: Vec<Segment>,
-    segments_bytes: u64,
-    removed_bytes: u64,
+    pub(super) segments: Vec<Segment>,
+    pub(super) segments_bytes: u64,
+    pub(super) removed_bytes: u64,
+    /// Records before this offset are not needed any more; so many bytes are in segments that hold only such.
+    pub(super) needed_from: u64,
+    pub(super) retained_bytes: u64,
+    /// What time it is, in seconds since 1970, as far as the log was told.
+    pub(super) now_s: u32,
     /// The segment that takes the next block. It is the last of `segments` unless it is `fresh`.
-    writing: Option<Writing>,
+    pub(super) writing: Option<Writing>,
     /// The first offset and generation that no file has yet, for the next segment that begins there.
-    next_id: SegmentId,
+    pub(super) next_id: SegmentId,
     /// Room for a block's header, and the records that are not yet durable.
-    pending: Vec<u8>,
-    pending_first: u64,
-    pending_count: u32,
-    packer: Option<Packer>,
+    pub(super) pending: Vec<u8>,
+    pub(super) pending_first: u64,
+    pub(super) pending_count: u32,
+    pub(super) packer: Option<Packer>,
     /// A segment whose last block was in doubt when the log was opened, and how much of it is not: cut when the block
     /// is durable elsewhere.
-    doubtful: Option<Segment>,
+    pub(super) doubtful: Option<Segment>,
     /// Segments that others with the same first offset stand in for; removed at the same time.
-    superseded: Vec<SegmentId>,
+    pub(super) superseded: Vec<SegmentId>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Writing {
+pub(super) struct Writing {
     file: FileId,
     segment: Segment,
     fresh: bool,
 }
 
 impl Log {
-    /// Opens the log in a directory of the store, making it where there is none.
-    ///
-    /// # Errors
-    /// [`Config`](crate::Kind::Config) for options that contradict themselves, [`State`](crate::Kind::State) for
-    /// segments of a newer format, [`Io`](crate::Kind::Io) where the store fails.
-    pub fn open(store: Box<dyn Store>, dir: &str, options: LogOptions) -> Result<(Log, OpenReport)> {
-        options.check()?;
-        let mut log = Log {
-            store,
-            dir: dir.to_owned(),
-            options,
-            segments: Vec::new(),
-            segments_bytes: 0,
-            removed_bytes: 0,
-            writing: None,
-            next_id: SegmentId { base: 0, generation: 0 },
-            pending: vec![0; block::HEADER_BYTES],
-            pending_first: 0,
-            pending_count: 0,
-            packer: options.compress.then(Packer::new).transpose()?,
-            doubtful: None,
-            superseded: Vec::new(),
-        };
-        let mut report = OpenReport::default();
-        log.store.create_dir(dir)?;
-        // What is seen now shall be what is there after a crash: a file that was given up and removed stays gone.
-        log.store.sync_dir(dir)?;
-        log.find_segments(&mut report)?;
-        if log.pending_count > 0 {
-            report.in_doubt = log.sync().err();
-        }
-        log.skip_to(log.options.offset_min, &mut report)?;
-        report.segments = log.segments.len();
-        Ok((log, report))
-    }
-
-    fn find_segments(&mut self, report: &mut OpenReport) -> Result<()> {
-        let mut found = Vec::new();
-        for name in self.store.list(&self.dir)? {
-            if let Some(id) = SegmentId::parse(&name) {
-                // All heads before anything is changed: a newer format is refused, not half taken apart.
-                found.push((id, id.check_head(self.store.as_mut(), &self.dir)?));
-            }
-        }
-        found.sort_unstable();
-        let mut kept = found.clone();
-        while let Some((id, head_is_good)) = kept.pop() {
-            if self.take_tail(id, report)? {
-                report.heads_damaged += u64::from(!head_is_good);
-                break;
-            }
-            // Not one block in it was ever durable. It must go: the segment before would end where it begins. That
-            // it was begun proves that all records before it were durable, so their offsets are spent.
-            let path = id.path(&self.dir);
-            report.torn_bytes += self.store.len(&path)?;
-            self.store.remove(&path)?;
-            self.options.offset_min = self.options.offset_min.max(id.base);
-        }
-        for (at, (id, head_is_good)) in kept.iter().enumerate() {
-            let successor =
-                kept.get(at + 1).map(|(next, _)| *next).or(self.doubtful.map(|segment| segment.id));
-            if successor.is_some_and(|next| next.base == id.base) {
-                self.superseded.push(*id);
-                continue;
-            }
-            report.heads_damaged += u64::from(!head_is_good);
-            let bytes = self.store.len(&id.path(&self.dir))?;
-            self.keep(Segment { id: *id, bytes });
-        }
-        if let Some(doubtful) = self.doubtful.filter(|segment| segment.bytes > HEAD_BYTES) {
-            self.keep(doubtful);
-        }
-        let same = found.iter().filter(|(id, _)| id.base == self.pending_first);
-        let generation = same.map(|(id, _)| id.generation.saturating_add(1)).max().unwrap_or(0);
-        self.next_id = SegmentId { base: self.pending_first, generation };
-        Ok(())
-    }
-
-    fn keep(&mut self, segment: Segment) {
-        self.segments_bytes += segment.bytes;
-        self.segments.push(segment);
-    }
-
-    /// Walks through the last segment and takes its last block back into memory; false where it has none.
-    fn take_tail(&mut self, id: SegmentId, report: &mut OpenReport) -> Result<bool> {
-        let path = id.path(&self.dir);
-        let len = self.store.len(&path)?;
-        let mut reader = BlockReader::default();
-        let (mut position, mut next) = (HEAD_BYTES, id.base);
-        let mut last = None;
-        while position < len {
-            let store = self.store.as_mut();
-            let found = match reader.load(store, &path, id, position, len)? {
-                Some(header) => Some((position, header)),
-                None => reader.find(store, &path, id, position + 1, len)?,
-            };
-            let Some((at, header)) = found else { break };
-            if header.first > next {
-                let damage = Damage { path: path.clone(), position, from: next, to: header.first };
-                report.damages.add(damage);
-            }
-            (position, next) = (at + header.bytes(), header.end());
-            last = Some((at, header));
-            self.pending.truncate(block::HEADER_BYTES);
-            self.pending.extend_from_slice(&reader.payload);
-        }
-        let Some((at, header)) = last else { return Ok(false) };
-        report.torn_bytes += len.saturating_sub(position);
-        self.pending_first = header.first;
-        self.pending_count = header.count;
-        self.doubtful = Some(Segment { id, bytes: at });
-        Ok(true)
-    }
-
-    /// Goes on at `offset_min` where the log ends before it.
-    fn skip_to(&mut self, offset_min: u64, report: &mut OpenReport) -> Result<()> {
-        let next = self.next_offset();
-        if next >= offset_min {
-            return Ok(());
-        }
-        if let Some(error) = report.in_doubt.take() {
-            // A block holds consecutive offsets, so the doubtful one must leave memory first.
-            return Err(error);
-        }
-        report.lost_at_end = offset_min - next;
-        self.finish_segment();
-        self.pending_first = offset_min;
-        Ok(())
-    }
-
     /// The offset the next record gets.
     #[must_use]
     pub fn next_offset(&self) -> u64 {
@@ -206,6 +83,23 @@ impl Log {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.segments_bytes + self.pending_bytes() as u64
+    }
+
+    /// Bytes of what is not needed any more and kept all the same.
+    #[must_use]
+    pub fn retained_bytes(&self) -> u64 {
+        self.retained_bytes
+    }
+
+    /// Bytes of what is needed: that is what may not grow beyond [`LogOptions::bytes_max`].
+    #[must_use]
+    pub fn needed_bytes(&self) -> u64 {
+        self.bytes() - self.retained_bytes
+    }
+
+    /// Tells the log what time it is, in µs since 1970: it goes into the heads of new segments, and old ones go by it.
+    pub fn note_time(&mut self, wall_us: i64) {
+        self.now_s = retention::seconds(wall_us);
     }
 
     /// What the log would have without the segments removed since it was opened: it only grows, by everything that
@@ -274,10 +168,12 @@ impl Log {
             )));
         }
         // Room for the heads of a block and a segment too, so that what is taken in can be written.
-        if self.bytes() + HEAD_BYTES + block::HEADER_BYTES as u64 > self.options.bytes_max {
+        if self.needed_bytes() + HEAD_BYTES + block::HEADER_BYTES as u64 > self.options.bytes_max {
             return Err(Error::unavailable(format!(
                 "the log in {} is full: {} of {} bytes are waiting to be delivered",
-                self.dir, self.segments_bytes, self.options.bytes_max
+                self.dir,
+                self.segments_bytes - self.retained_bytes,
+                self.options.bytes_max
             )));
         }
         if let Some(place) = self.pending.get_mut(start..start + RECORD_HEADER_BYTES) {
@@ -316,7 +212,10 @@ impl Log {
             Some(packer) if compressed => packer.give_back(block),
             _ => self.pending = block,
         }
-        outcome?;
+        if let Err(error) = outcome {
+            self.give_way();
+            return Err(error);
+        }
         self.pending_first += u64::from(self.pending_count);
         self.pending_count = 0;
         self.pending.truncate(block::HEADER_BYTES);
@@ -344,13 +243,14 @@ impl Log {
             self.abandon_segment(writing);
             return Err(error);
         }
-        let grown = Segment { id: segment.id, bytes: segment.bytes + bytes };
+        let grown = Segment { bytes: segment.bytes + bytes, ..segment };
         self.writing = Some(Writing { segment: grown, fresh: false, ..writing });
         match self.segments.last_mut() {
             Some(last) if !writing.fresh => *last = grown,
             _ => {
                 self.segments.push(grown);
                 self.segments_bytes += HEAD_BYTES;
+                self.count_retained();
             }
         }
         self.segments_bytes += bytes;
@@ -374,8 +274,9 @@ impl Log {
         // Never the same name twice, whatever becomes of this file.
         self.next_id.generation = id.generation.saturating_add(1);
         let file = self.store.create(&id.path(&self.dir))?;
-        let writing = Writing { file, segment: Segment { id, bytes: HEAD_BYTES }, fresh: true };
-        if let Err(error) = self.store.append(file, &id.head()) {
+        let writing =
+            Writing { file, segment: Segment { id, bytes: HEAD_BYTES, begun_s: self.now_s }, fresh: true };
+        if let Err(error) = self.store.append(file, &id.head(self.now_s)) {
             self.abandon_segment(writing);
             return Err(error);
         }
@@ -383,7 +284,7 @@ impl Log {
         Ok(writing)
     }
 
-    fn finish_segment(&mut self) {
+    pub(super) fn finish_segment(&mut self) {
         if let Some(writing) = self.writing.take() {
             self.store.close(writing.file);
         }
@@ -416,22 +317,20 @@ impl Log {
         }
     }
 
-    /// Removes the segments that hold only records below `offset`. The last segment stays, and with it the offset
-    /// that comes next.
+    /// Says that records below `offset` are not needed any more. The segments that hold only such go as soon as
+    /// [`LogOptions::retain`] lets them. The last segment stays, and with it the offset that comes next.
     ///
     /// # Errors
     /// [`Io`](crate::Kind::Io); what could not be removed stays part of the log.
     pub fn remove_before(&mut self, offset: u64) -> Result<()> {
+        self.needed_from = self.needed_from.max(offset);
+        self.count_retained();
         let mut removed = false;
-        while self.segments.len() > 1 && self.segment_end(0) <= offset {
-            let Some(Segment { id, bytes }) = self.segments.first().copied() else { break };
-            if self.doubtful.is_some_and(|doubtful| doubtful.id == id) {
-                break;
-            }
-            self.store.remove(&id.path(&self.dir))?;
-            self.segments.remove(0);
-            self.segments_bytes -= bytes;
-            self.removed_bytes += bytes;
+        while let Some(next) = self.segments.get(1).copied()
+            && self.first_can_go()
+            && self.options.retain.lets_go(self.retained_bytes, next.begun_s, self.now_s)
+        {
+            self.remove_first()?;
             removed = true;
         }
         if removed {
@@ -439,6 +338,40 @@ impl Log {
             self.store.sync_dir(&self.dir)?;
         }
         Ok(())
+    }
+
+    /// Whether the first segment may be removed: nothing in it is needed, and it is not the last.
+    fn first_can_go(&self) -> bool {
+        let is_doubtful =
+            |doubtful: &Segment| Some(doubtful.id) == self.segments.first().map(|first| first.id);
+        self.segments.len() > 1
+            && self.segment_end(0) <= self.needed_from
+            && !self.doubtful.as_ref().is_some_and(is_doubtful)
+    }
+
+    fn remove_first(&mut self) -> Result<()> {
+        let Some(Segment { id, bytes, .. }) = self.segments.first().copied() else { return Ok(()) };
+        self.store.remove(&id.path(&self.dir))?;
+        self.segments.remove(0);
+        self.segments_bytes -= bytes;
+        self.removed_bytes += bytes;
+        self.retained_bytes -= bytes;
+        Ok(())
+    }
+
+    /// After a write that failed: perhaps the disk is full, and what is only kept must not stand in the way of what is
+    /// new. One segment a failure, because it may be another one. Best effort: the failure is told already.
+    fn give_way(&mut self) {
+        self.count_retained();
+        if self.first_can_go() && self.remove_first().is_ok() {
+            let _ = self.store.sync_dir(&self.dir);
+        }
+    }
+
+    pub(super) fn count_retained(&mut self) {
+        let ends = (0..self.segments.len().saturating_sub(1)).map(|index| self.segment_end(index));
+        let count = ends.take_while(|end| *end <= self.needed_from).count();
+        self.retained_bytes = self.segments.iter().take(count).map(|segment| segment.bytes).sum();
     }
 
     /// A cursor whose next record is the one at `from`, or the oldest there is.
@@ -457,6 +390,13 @@ impl Log {
 
     pub(crate) fn segments(&self) -> &[Segment] {
         &self.segments
+    }
+
+    /// Leaves out segments that somebody else has removed.
+    pub(super) fn forget_first(&mut self, count: usize) {
+        for segment in self.segments.drain(..count.min(self.segments.len())) {
+            self.segments_bytes -= segment.bytes;
+        }
     }
 
     /// The segment in which a durable record is to be looked for.
@@ -483,8 +423,9 @@ impl Drop for Log {
 
 #[cfg(test)]
 mod tests {
+    use super::super::cursor::Damage;
     use super::super::memory::{Faults, Memory, Operation};
-    use super::super::{Damages, Disk};
+    use super::super::{Damages, Disk, OpenReport, Retain};
     use super::*;
     use crate::Kind;
     use proptest::prelude::*;
@@ -496,7 +437,9 @@ mod tests {
         block_bytes_max: 1024,
         bytes_max: 64 << 10,
         compress: false,
+        retain: Retain { time: std::time::Duration::ZERO, bytes_max: 0 },
         offset_min: 0,
+        needed_from: 0,
     };
 
     fn open(memory: &Memory) -> (Log, OpenReport) {
@@ -711,7 +654,7 @@ mod tests {
         drop(log);
         let paths = memory.paths();
         let end = SegmentId::parse(paths[1].trim_start_matches("log/")).unwrap().base;
-        let head = SegmentId { base: 0, generation: 0 }.head();
+        let head = SegmentId { base: 0, generation: 0 }.head(0);
         memory.plant(&paths[0], [&head[..], &[0x5a; 700]].concat());
         let (mut log, report) = open(&memory);
         assert_eq!(report.damages, Damages::default());
@@ -764,7 +707,7 @@ mod tests {
         fill(&mut log, 60);
         drop(log);
         let id = SegmentId { base: 99, generation: 0 };
-        memory.plant(&id.path(DIR), id.head_of_version(9).to_vec());
+        memory.plant(&id.path(DIR), id.head_of_version(9, 0).to_vec());
         let before = memory.counters();
         let error = Log::open(memory.share(), DIR, SMALL).err().unwrap();
         assert_eq!(error.kind, Kind::State);
@@ -835,6 +778,65 @@ mod tests {
         assert_eq!(log.sync().unwrap(), 20);
         fill(&mut log, 30);
         assert_eq!(read_all(&mut log, 0), (expected(0..30), Damages::default()));
+    }
+
+    /// A log of at most 6 KiB of what is needed, which keeps what is not for 100 s in `bytes_max` bytes.
+    fn retaining(memory: &Memory, bytes_max: u64, needed_from: u64) -> Log {
+        let retain = Retain { time: std::time::Duration::from_secs(100), bytes_max };
+        let options = LogOptions { bytes_max: 6 << 10, retain, needed_from, ..SMALL };
+        Log::open(memory.share(), DIR, options).unwrap().0
+    }
+
+    #[test]
+    fn what_is_not_needed_stays_for_its_time_and_in_its_bytes_and_takes_no_room_from_what_is() {
+        let memory = Memory::new();
+        let mut log = retaining(&memory, 20 << 10, 0);
+        for second in 0..60 {
+            log.note_time((1000 + second) * 1_000_000);
+            let next = log.next_offset();
+            fill(&mut log, next + 5);
+            log.remove_before(log.next_offset()).unwrap();
+            assert!(log.needed_bytes() <= 6 << 10 && log.retained_bytes() <= 20 << 10);
+        }
+        let (first, retained) = (log.first_offset(), log.retained_bytes());
+        assert!(first > 0 && retained > 16 << 10, "from {first} on, {retained} bytes");
+        assert_eq!(read_all(&mut log, 0).0, expected(first..300));
+        // It is still there after a restart that knows what is needed; one that does not takes it for needed.
+        drop(log);
+        let mut log = retaining(&memory, 20 << 10, 300);
+        assert_eq!(log.first_offset(), first);
+        assert!(log.retained_bytes().abs_diff(retained) <= SMALL.segment_bytes_max);
+        log.note_time(1_145_000_000);
+        log.remove_before(0).unwrap();
+        let older = log.first_offset();
+        assert!(older > first && older < 300, "what is older than 100 s is gone: {older}");
+        log.note_time(2_000_000_000);
+        log.remove_before(0).unwrap();
+        assert_eq!(log.retained_bytes(), 0);
+        drop(log);
+        let mut log = retaining(&memory, 20 << 10, 0);
+        let end = log.next_offset();
+        assert_eq!(read_all(&mut log, 0).0, expected(log.first_offset()..end));
+    }
+
+    #[test]
+    fn on_a_full_disk_what_is_only_kept_gives_way() {
+        let memory = Memory::new();
+        let mut log = retaining(&memory, 1 << 20, 0);
+        for _ in 0..20 {
+            let next = log.next_offset();
+            fill(&mut log, next + 5);
+            log.remove_before(log.next_offset()).unwrap();
+        }
+        let bytes = log.bytes();
+        memory.set_faults(Faults { disk_bytes_max: Some(bytes + 40), ..Faults::default() });
+        log.append(&bytes_of(100)).unwrap();
+        let failures = (0..5).take_while(|_| log.sync().is_err()).count();
+        assert!(failures <= 2, "{failures} failures");
+        assert_eq!(log.durable(), 101);
+        let first = log.first_offset();
+        assert!(first > 0 && first < 30, "no more than was in the way: {first}");
+        assert_eq!(read_all(&mut log, 0).0, expected(first..101));
     }
 
     #[test]
@@ -1050,10 +1052,10 @@ mod tests {
         }
     }
 
-    fn run(steps: &[Step], compress: bool, lie: Lie) -> Result<(), String> {
+    fn run(steps: &[Step], compress: bool, retain: Retain, lie: Lie) -> Result<(), String> {
         let memory = Memory::new();
         let store = Liar { store: memory.clone(), lie };
-        let options = LogOptions { segment_bytes_max: 1200, block_bytes_max: 600, compress, ..SMALL };
+        let options = LogOptions { segment_bytes_max: 1200, block_bytes_max: 600, compress, retain, ..SMALL };
         // A start may fail as long as faults are injected; then they are gone and it must not.
         let start = || {
             Log::open(store.share(), DIR, options)
@@ -1121,9 +1123,15 @@ mod tests {
     fn try_scripts(cases: u32, lie: Lie) -> Result<(), String> {
         let config = Config { cases, failure_persistence: None, max_shrink_iters: 2000, ..Config::default() };
         let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
-        let scripts = (prop::collection::vec(step(), 1..60), any::<bool>());
+        let retain = (0u64..8).prop_map(|segments| Retain {
+            time: std::time::Duration::from_secs(segments),
+            bytes_max: segments * 1200,
+        });
+        let scripts = (prop::collection::vec(step(), 1..60), any::<bool>(), retain);
         runner
-            .run(&scripts, |(steps, compress)| run(&steps, compress, lie).map_err(TestCaseError::fail))
+            .run(&scripts, |(steps, compress, retain)| {
+                run(&steps, compress, retain, lie).map_err(TestCaseError::fail)
+            })
             .map_err(|error| error.to_string())
     }
 

@@ -2,6 +2,7 @@
 
 use super::block::{HEADER_BYTES, RECORD_HEADER_BYTES};
 use super::cursor::Damages;
+use super::retention::Retain;
 use super::segment::HEAD_BYTES;
 use crate::{Error, Result};
 
@@ -13,13 +14,18 @@ pub struct LogOptions {
     /// Bytes of a block before compression: what one sync writes, what gathers in memory at most, and so the limit of
     /// a record. At most 32 MiB.
     pub block_bytes_max: usize,
-    /// Bytes of the whole log. At least two segments and a block, so that removal always makes room.
+    /// Bytes of what is needed, whole segments: a log with more refuses. At least two segments and a block, so that
+    /// removal always makes room.
     pub bytes_max: u64,
+    /// What is kept beyond that when it is not needed any more.
+    pub retain: Retain,
     /// Whether to compress blocks with zstd, at a fast level.
     pub compress: bool,
     /// The next record's offset is at least this. Pass the log offset of the newest checkpoint: should the disk have
     /// lost the end of the log, no offset is given out twice.
     pub offset_min: u64,
+    /// Records before this offset are not needed any more, as [`Log::remove_before`](super::Log::remove_before) was told.
+    pub needed_from: u64,
 }
 
 impl Default for LogOptions {
@@ -30,7 +36,9 @@ impl Default for LogOptions {
             block_bytes_max: 4 << 20,
             bytes_max: 256 << 20,
             compress: true,
+            retain: Retain::default(),
             offset_min: 0,
+            needed_from: 0,
         }
     }
 }

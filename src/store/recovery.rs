@@ -22,7 +22,7 @@ struct Ends {
 }
 
 /// What a checkpoint brings back.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Recovered {
     /// The state of the graph; `None` at the first start.
     pub snapshot: Option<Snapshot>,
@@ -30,6 +30,8 @@ pub struct Recovered {
     pub epoch: Epoch,
     /// Offset of the first log record behind it.
     pub log_offset: u64,
+    /// Log records before this offset are needed by no checkpoint that is kept.
+    pub needed_from: u64,
     /// Where each source stood, by name.
     pub sources: BTreeMap<String, Position>,
     /// Where each sink stood, by name.
@@ -57,6 +59,7 @@ pub fn recover(store: &mut dyn Store) -> Result<Recovered> {
         snapshot: Some(snapshot),
         epoch: Epoch(epoch),
         log_offset: checkpoint.log_offset,
+        needed_from: checkpoint::needed_from(store)?.min(checkpoint.log_offset),
         sources: ends.sources,
         sinks: ends.sinks,
         passed_over: report.passed_over,
@@ -119,7 +122,7 @@ mod tests {
         }
         assert_eq!(needed, [10, 10, 20]);
         let back = recover(&mut store).unwrap();
-        assert_eq!((back.epoch, back.log_offset), (Epoch(3), 30));
+        assert_eq!((back.epoch, back.log_offset, back.needed_from), (Epoch(3), 30, 20));
         assert_eq!(back.snapshot.unwrap().epoch, Epoch(3));
         assert_eq!(back.sources, BTreeMap::from([("b".to_owned(), position("s"))]));
         assert_eq!(back.sinks, BTreeMap::from([("out".to_owned(), position("o"))]));

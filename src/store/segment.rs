@@ -4,10 +4,10 @@
 //! format version:
 //!
 //! ```text
-//! magic "tidelog\n" │ version u16 │ 0 u16 │ generation u32 │ first offset u64 │ 0 u32 │ CRC-32 of these
+//! magic "tidelog\n" │ version u16 │ 0 u16 │ generation u32 │ first offset u64 │ begun u32 │ CRC-32 of these
 //! ```
 //!
-//! It ends where the next one begins: what a segment holds at or beyond the first offset of its successor is the
+//! `begun` is when, in seconds since 1970; 0 where no time was known. A segment ends where the next one begins: what a segment holds at or beyond the first offset of its successor is the
 //! remainder of a write that failed, and was written again in the successor. Of two segments with the same first
 //! offset the higher generation holds.
 
@@ -56,32 +56,33 @@ impl SegmentId {
     }
 
     /// The bytes a new segment begins with.
-    pub fn head(self) -> [u8; HEAD_BYTES as usize] {
-        self.head_of_version(VERSION)
+    pub fn head(self, begun_s: u32) -> [u8; HEAD_BYTES as usize] {
+        self.head_of_version(VERSION, begun_s)
     }
 
-    pub(crate) fn head_of_version(self, version: u16) -> [u8; HEAD_BYTES as usize] {
+    pub(crate) fn head_of_version(self, version: u16, begun_s: u32) -> [u8; HEAD_BYTES as usize] {
         let mut head = [0; HEAD_BYTES as usize];
         head[..8].copy_from_slice(&MAGIC);
         head[8..10].copy_from_slice(&version.to_le_bytes());
         head[12..16].copy_from_slice(&self.generation.to_le_bytes());
         head[16..24].copy_from_slice(&self.base.to_le_bytes());
+        head[24..28].copy_from_slice(&begun_s.to_le_bytes());
         let crc = crc32fast::hash(&head[..28]);
         head[28..].copy_from_slice(&crc.to_le_bytes());
         head
     }
 
     /// Reads the head and refuses a format from the future. A damaged head is no reason to give up: the blocks carry
-    /// their own checksums. False where it is damaged.
-    pub fn check_head(self, store: &mut dyn Store, dir: &str) -> Result<bool> {
+    /// their own checksums. When the segment was begun; `None` where the head is damaged.
+    pub fn check_head(self, store: &mut dyn Store, dir: &str) -> Result<Option<u32>> {
         let path = self.path(dir);
         let mut head = [0; HEAD_BYTES as usize];
         if store.read(&path, 0, &mut head)? < head.len() {
-            return Ok(false);
+            return Ok(None);
         }
         let (covered, crc) = head.split_at(28);
         if !covered.starts_with(&MAGIC) || Wire(crc).u32() != Some(crc32fast::hash(covered)) {
-            return Ok(false);
+            return Ok(None);
         }
         let mut fields = Wire(covered);
         let version = fields.array().map(|_: [u8; MAGIC.len()]| ()).and_then(|()| fields.u16()).unwrap_or(0);
@@ -91,7 +92,8 @@ impl SegmentId {
                  wrote it, or move the directory away to start with an empty log"
             )));
         }
-        Ok(head == self.head_of_version(version))
+        let begun_s = covered.last_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+        Ok((head == self.head_of_version(version, begun_s)).then_some(begun_s))
     }
 }
 
@@ -100,6 +102,8 @@ impl SegmentId {
 pub(crate) struct Segment {
     pub id: SegmentId,
     pub bytes: u64,
+    /// When it was begun, in seconds since 1970; 0 where that is not known.
+    pub begun_s: u32,
 }
 
 /// Reads blocks; keeps its buffers between them.
@@ -199,19 +203,19 @@ mod tests {
         let id = SegmentId { base: 5, generation: 0 };
         let path = id.path("log");
         let mut store = Memory::new();
-        store.plant(&path, id.head().to_vec());
-        assert!(id.check_head(&mut store, "log").unwrap());
-        store.plant(&path, id.head_of_version(3).to_vec());
+        store.plant(&path, id.head(77).to_vec());
+        assert_eq!(id.check_head(&mut store, "log").unwrap(), Some(77));
+        store.plant(&path, id.head_of_version(3, 0).to_vec());
         let error = id.check_head(&mut store, "log").unwrap_err();
         assert_eq!(error.kind, crate::Kind::State);
         assert!(error.message.contains("format version 3 and this program reads version 2"), "{error}");
         for at in 0..HEAD_BYTES as usize {
-            let mut head = id.head();
+            let mut head = id.head(77);
             head[at] ^= 4;
             store.plant(&path, head.to_vec());
-            assert!(!id.check_head(&mut store, "log").unwrap(), "byte {at}");
+            assert_eq!(id.check_head(&mut store, "log").unwrap(), None, "byte {at}");
         }
-        store.plant(&path, SegmentId { base: 6, generation: 0 }.head().to_vec());
-        assert!(!id.check_head(&mut store, "log").unwrap(), "a renamed segment");
+        store.plant(&path, SegmentId { base: 6, generation: 0 }.head(77).to_vec());
+        assert_eq!(id.check_head(&mut store, "log").unwrap(), None, "a renamed segment");
     }
 }

@@ -4,6 +4,7 @@
 
 mod allocator;
 mod bad_input;
+mod campaign;
 mod columns;
 mod durability;
 mod examples;
@@ -17,5 +18,6 @@ mod model_update;
 mod mqtt;
 mod process;
 mod purity;
+mod reload;
 mod simulation;
 mod support;

@@ -43,7 +43,7 @@ pub fn run(args: &VariantArgs) -> Result<Measured> {
     )?;
     if log {
         // Set behind the check, which refuses a log over QoS 0: its cost there is a figure, not a promise.
-        pipeline.settings.log = LogMode::On;
+        pipeline.settings.log.mode = LogMode::On;
     }
     let (messages, seconds) = runtime()?.block_on(async {
         let running = start(pipeline).await?;
@@ -57,7 +57,7 @@ pub fn run(args: &VariantArgs) -> Result<Measured> {
                 }
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
-            let rows = running.served.metrics.totals().source_rows;
+            let rows = running.served.metrics().totals().source_rows;
             if rows > 0 {
                 first.get_or_insert_with(Instant::now);
             }

@@ -29,6 +29,7 @@ use lane::LaneLog;
 
 use super::log::Log;
 use super::options::LogOptions;
+use super::retention::Retain;
 use super::wire::{Wire, put_varint};
 use super::{Store, cursor::Damages};
 use crate::core::{DeliveryId, Position};
@@ -49,7 +50,9 @@ const MARKS: LogOptions = LogOptions {
     block_bytes_max: 1 << 10,
     bytes_max: 64 << 10,
     compress: false,
+    retain: Retain { time: std::time::Duration::ZERO, bytes_max: 0 },
     offset_min: 0,
+    needed_from: 0,
 };
 
 /// What happens when there is no room.
