@@ -10,6 +10,7 @@ pub(super) enum Act {
     Keep,
     Run,
     Deliver,
+    Drain,
     Save,
     Time,
     Power,
@@ -28,7 +29,7 @@ pub(super) enum Act {
 }
 
 /// How often each act happens, in relation to the others.
-pub(super) const WEIGHTS: [(Act, usize); 22] = [
+pub(super) const WEIGHTS: [(Act, usize); 23] = [
     (Act::Publish, 160),
     (Act::Receive, 140),
     (Act::Acknowledge, 60),
@@ -36,6 +37,7 @@ pub(super) const WEIGHTS: [(Act, usize); 22] = [
     (Act::Keep, 180),
     (Act::Run, 220),
     (Act::Deliver, 200),
+    (Act::Drain, 60),
     (Act::Save, 30),
     (Act::Time, 60),
     (Act::Power, 4),

@@ -39,6 +39,14 @@ pub(super) struct Surroundings {
     pub hung: Vec<u32>,
     /// Of a thousand turns of each sink, how many it lets go by.
     pub slow: Vec<usize>,
+    /// Whether there is a spool before the postbox.
+    pub spools: bool,
+    /// Whether new rows go before those that have gathered in the spool.
+    pub live_first: bool,
+    /// Deliveries that were spooled, those that were known already, and tries for which there was no room.
+    pub spooled: u64,
+    pub known: u64,
+    pub spool_full: u64,
     /// Which sinks fail with the next delivery, before or after it has taken effect.
     pub failing: Vec<bool>,
     /// The disk runs full when the next cut or commit comes.
@@ -72,6 +80,10 @@ pub(super) struct Surroundings {
 pub(super) struct Lost {
     /// Bits that have rotted.
     pub flips: u64,
+    /// Those of them in the log.
+    pub log_flips: u64,
+    /// Checkpoints written since the last one rotted. Two are kept, so where there are two one may rot.
+    pub whole_checkpoints: u64,
     /// Times that a process came back on an older checkpoint.
     pub fallbacks: u64,
     /// Offsets of records that were safe and cannot be read any more.

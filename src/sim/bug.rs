@@ -33,13 +33,19 @@ pub enum Bug {
     LogRemovedTooFar,
     /// A log that has lost its end goes on where it ends, not where the checkpoint says that it was.
     OffsetsGivenTwice,
+    /// A spool says that it is safe and is not synced.
+    SpoolNotSynced,
+    /// An entry of a spool is settled when it is taken out, before the receiver has it.
+    SettledBeforeDelivered,
+    /// What a spool holds past the checkpoint is kept and not known again: the replay spools it once more.
+    SpooledAgain,
     /// A graph that is started on another's checkpoint loads state that means something else there.
     StateOfAnotherMeaning,
 }
 
 impl Bug {
     /// Every mistake there is.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::AcknowledgeBeforeSync,
         Self::SnapshotBeforeChange,
         Self::CommitWithoutFlush,
@@ -52,6 +58,9 @@ impl Bug {
         Self::LogCutTooShort,
         Self::LogRemovedTooFar,
         Self::OffsetsGivenTwice,
+        Self::SpoolNotSynced,
+        Self::SettledBeforeDelivered,
+        Self::SpooledAgain,
         Self::StateOfAnotherMeaning,
     ];
 }

@@ -3,7 +3,7 @@
 use super::around::Surroundings;
 use super::journal::LOG;
 use crate::store::memory::Faults;
-use crate::store::{Log, LogOptions, Memory, recovery};
+use crate::store::{Log, LogOptions, Memory, Store, recovery};
 
 /// Most steps for which something hangs: longer than it takes to have all epochs under way.
 const HANG_STEPS_MAX: usize = 800;
@@ -76,23 +76,37 @@ pub(super) fn rot(around: &mut Surroundings) {
     };
     let (logs, checkpoints) = (of("log/", ".log"), of("checkpoint/", ".ckpt"));
     let dice = &mut around.dice;
-    let path = match dice.below(3) {
-        0 => checkpoints.last(),
-        _ => logs.get(dice.below(logs.len())),
+    let path = match dice.happens(500) {
+        true => checkpoints.last(),
+        false => logs.get(dice.below(logs.len())),
     };
     let Some(path) = path else { return };
+    let is_log = path.starts_with("log/");
+    if !is_log && around.lost.whole_checkpoints < 2 {
+        return;
+    }
     let bytes = around.memory.contents(path).map_or(0, |bytes| bytes.len());
     let (at, bits) = (dice.below(bytes), 1 << dice.below(8));
     let fork = around.memory.fork();
     if fork.flip(path, at, bits) && is_seen(&fork, around.safe) && around.memory.flip(path, at, bits) {
         around.lost.flips += 1;
+        match is_log {
+            true => around.lost.log_flips += 1,
+            false => around.lost.whole_checkpoints = 0,
+        }
     }
 }
 
-/// Whether a start on this disk still finds a checkpoint, and the log as long as it was safe.
+/// Whether a start on this disk still finds a checkpoint, and the log as long as it was safe; also where an earlier start
+/// could write nothing and has only cleared away what was unfinished.
 fn is_seen(disk: &Memory, safe: u64) -> bool {
     let mut store = disk.clone();
     let Ok(recovered) = recovery::recover(&mut store) else { return false };
     let options = LogOptions { offset_min: recovered.log_offset, ..LOG };
-    Log::open(Box::new(store), "log", options).is_ok_and(|(log, _)| log.next_offset() >= safe)
+    let open = |disk_bytes_max| {
+        disk.set_faults(Faults { disk_bytes_max, ..Faults::default() });
+        Log::open(store.share(), "log", options).is_ok_and(|(log, _)| log.next_offset() >= safe)
+    };
+    open(Some(0));
+    open(None)
 }

@@ -171,9 +171,9 @@ impl Journal {
             }
         }
         around.dispute(first..self.log.next_offset());
-        let (lost, flips) = (around.lost.offsets.len() as u64, around.lost.flips);
+        let (lost, flips) = (around.lost.offsets.len() as u64, around.lost.log_flips);
         if lost > flips * QUEUE as u64 {
-            return breach(format!("{lost} records are lost, and only {flips} bits have rotted"));
+            return breach(format!("{lost} records are lost, and only {flips} bits of the log have rotted"));
         }
         Ok(())
     }

@@ -7,6 +7,8 @@
 //! world     brokers, a process that can die at any step, sinks, a disk that forgets: all from one seed
 //!   ├ act       what can happen at each step, and how often
 //!   ├ shell     the process, with its journal: the runtime's steps around the real sequencer, log and engine
+//!   ├ start     which checkpoint comes back, and with which file the plant goes on
+//!   ├ spooled   the spool before one of its sinks, and the task behind it
 //!   ├ around    what is not the process, with the outside: brokers that redeliver, receivers, a file that is cut
 //!   ├ faults    what goes wrong out there: disks that fail, run full and rot, clocks that jump, sinks that hang
 //!   ├ bug       mistakes that are made on purpose, to see that they are seen
@@ -31,6 +33,8 @@ mod oracle;
 mod outside;
 mod plant;
 mod shell;
+mod spooled;
+mod start;
 mod verdict;
 pub mod world;
 

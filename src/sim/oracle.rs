@@ -95,6 +95,8 @@ impl Oracle {
                 self.factor = factor.filter(|factor| *factor != REFUSED_FACTOR).unwrap_or(self.factor);
             }
         }
+        // To the postbox go the ledger's rows too, and these come earlier in the graph.
+        let postbox = ledger.iter().cloned().chain(postbox).collect();
         [ledger, postbox]
     }
 

@@ -90,6 +90,8 @@ pub(super) enum Manner {
     Truncating,
     /// A receiver that takes each named delivery once.
     Naming,
+    /// The same behind a spool.
+    Spooled,
 }
 
 /// One sink: the part in the process, and the part outside it.
@@ -101,6 +103,8 @@ pub(super) struct Sink {
     /// So many of the deliveries are sure to survive the power.
     durable: usize,
     names: BTreeMap<Name, usize>,
+    /// Of each lane of a spool, what came last that had not come before.
+    newest: [(u64, u32); 2],
     /// Offsets at which what came before need not be what comes again.
     pub disputed: Vec<Range<u64>>,
     /// In the process: written, and not yet with the receiver.
@@ -115,6 +119,7 @@ impl Sink {
             deliveries: Vec::new(),
             durable: 0,
             names: BTreeMap::new(),
+            newest: [(0, 0); 2],
             disputed: Vec::new(),
             in_flight: Vec::new(),
         }
@@ -122,13 +127,13 @@ impl Sink {
 
     /// Whether what a record brought here may be what it meant before others were lost, or the graph was another.
     pub fn is_disputed(&self, offset: u64) -> bool {
-        self.manner == Manner::Naming && self.disputed.iter().any(|range| range.contains(&offset))
+        self.manner != Manner::Truncating && self.disputed.iter().any(|range| range.contains(&offset))
     }
 
     /// Opens at the committed position. With `keep_all` it forgets to cut.
     pub fn open(&mut self, committed: Option<&Position>, keep_all: bool) -> Result<(), Violation> {
         self.in_flight.clear();
-        if self.manner == Manner::Naming {
+        if self.manner != Manner::Truncating {
             return Ok(());
         }
         let at: usize = match committed {
@@ -154,7 +159,7 @@ impl Sink {
                 self.deliveries.push((name, rows));
                 Ok(())
             }
-            Manner::Naming => {
+            Manner::Naming | Manner::Spooled => {
                 self.in_flight.push((name, rows));
                 let arrive = dice.below(self.in_flight.len() + 1);
                 self.arrive(arrive)
@@ -170,6 +175,32 @@ impl Sink {
             self.durable = self.deliveries.len();
         }
         Position::of(&deliveries).map_err(|error| Violation::of(error.to_string()))
+    }
+
+    /// An entry of a spool has come to the receiver: in the order of its lane, or under a name that is known.
+    pub fn receive(&mut self, is_backlog: bool, name: Name, rows: Vec<String>) -> Result<(), Violation> {
+        let (incarnation, offset, nth) = name;
+        let mut same = self.names.range((0, offset, nth)..).map(|(name, _)| *name);
+        if let Some(other) = same.find(|other| (other.1, other.2) == (offset, nth) && other.0 != incarnation)
+        {
+            return Err(Violation::of(format!("delivery {other:?} came again as {name:?}")));
+        }
+        let newest = &mut self.newest[usize::from(is_backlog)];
+        if !self.names.contains_key(&name) {
+            let disputed = self.disputed.iter().any(|range| range.contains(&offset));
+            if (offset, nth) < *newest && !disputed {
+                return Err(Violation::of(format!("{name:?} comes behind {newest:?} of its lane")));
+            }
+            *newest = (offset, nth);
+        }
+        self.in_flight.push((name, rows));
+        self.arrive(self.in_flight.len())
+    }
+
+    /// Whether what was said to be safe and is not there may be missing at all: a spool knows what comes again, also
+    /// where it has become something else.
+    pub fn skips_known(&self) -> bool {
+        self.manner == Manner::Spooled
     }
 
     fn arrive(&mut self, count: usize) -> Result<(), Violation> {

@@ -407,7 +407,7 @@ pub(super) fn graph(variant: Variant, guest: Option<&Guest<'_>>) -> Result<Graph
     nodes.push(sum);
     nodes.push(node(variant.pulse_name(), 0, Box::<Pulse>::default(), vec![from(3)]));
     let sink = |name: &str, inputs: Vec<Edge>| SinkNode { name: name.to_owned(), inputs };
-    let mut sinks = vec![sink("ledger", vec![from(4)]), sink("postbox", vec![from(5), from(6)])];
+    let mut sinks = vec![sink("ledger", vec![from(4)]), sink("postbox", vec![from(4), from(5), from(6)])];
     if let Some(guest) = guest {
         let built = guest(&reading_schema())?;
         let mut guest = node("guest", 0, built.operator, vec![from(3)]);

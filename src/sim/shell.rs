@@ -15,13 +15,17 @@ use super::cells;
 use super::journal::{Journal, LOG};
 use super::outside::{Broker, Name};
 use super::plant::{self, MODEL_NODE, SOURCES};
+use super::spooled::{self, Spooled};
+use super::start::{come_back, take_for_the_same};
 use crate::core::{
-    Barrier, Change, Commit, Effect, Engine, Epoch, Event, EventTime, Graph, Now, Position, Record,
-    Sequencer, SequencerSettings, Snapshot, Stamped,
+    Barrier, Change, Commit, Effect, Engine, Epoch, Event, EventTime, Now, Position, Record, Sequencer,
+    SequencerSettings, Snapshot, Stamped,
 };
 use crate::store::journal::{ReplayFrom, Replayed};
-use crate::store::recovery::{self, Recovered};
+use crate::store::recovery;
 
+/// The sink that may have a spool before it.
+pub(super) const SPOOLED: usize = 1;
 /// Places in each bounded queue.
 pub(super) const QUEUE: usize = 3;
 /// Most reports that may wait: the coordinator is never behind by more than what its bounded queues let happen.
@@ -72,6 +76,7 @@ pub(super) struct Shell {
     effects: VecDeque<(u64, Effect)>,
     emitted: Vec<u32>,
     deliveries: Vec<VecDeque<Delivery>>,
+    spooled: Option<Spooled>,
     orders: Vec<VecDeque<Epoch>>,
     acknowledgements: Vec<VecDeque<Position>>,
     pub reports: VecDeque<Report>,
@@ -94,6 +99,11 @@ impl Shell {
         let (engine, _) = Engine::new(graph, recovered.snapshot.as_ref())?;
         for (sink, name) in around.sinks.iter_mut().zip(&sink_names) {
             sink.open(recovered.sinks.get(name), around.bug == Some(Bug::TruncationIgnored))?;
+        }
+        let mut spooled = None;
+        if around.spools {
+            let position = sink_names.get(SPOOLED).and_then(|name| recovered.sinks.get(name));
+            spooled = Some(Spooled::open(around, position)?);
         }
         let mut from = ReplayFrom {
             offset: recovered.log_offset,
@@ -122,6 +132,7 @@ impl Shell {
             effects: VecDeque::new(),
             emitted: vec![0; sinks],
             deliveries: (0..sinks).map(|_| VecDeque::new()).collect(),
+            spooled,
             orders: vec![VecDeque::new(); sinks],
             acknowledgements: vec![VecDeque::new(); SOURCES.len()],
             reports: VecDeque::new(),
@@ -276,6 +287,7 @@ impl Shell {
             return breach(format!("epoch {} is committed behind {last}", commit.epoch));
         }
         let first = commit.sinks.first().cloned().unwrap_or(Position(String::new()));
+        around.lost.whole_checkpoints += 1;
         around.commits.push((commit.epoch, commit.offset, first));
         let too_far = around.bug == Some(Bug::LogRemovedTooFar);
         self.removals.push_back(if too_far { commit.offset } else { removable });
@@ -352,7 +364,8 @@ impl Shell {
             }
             return Ok(());
         }
-        if around.is_stuck(sink) || around.dice.happens(around.slow[sink]) {
+        let spools = sink == SPOOLED && around.spools;
+        if !spools && (around.is_stuck(sink) || around.dice.happens(around.slow[sink])) {
             return Ok(());
         }
         let fails = std::mem::take(&mut around.failing[sink]);
@@ -366,17 +379,46 @@ impl Shell {
                 if around.has_log && name.1 >= around.safe {
                     return breach(format!("an effect of record {} leaves before it is safe", name.1));
                 }
-                let rows = cells::rows(&batch)?;
-                around.sinks[sink].write(&mut around.dice, name, rows)?;
+                match &mut self.spooled {
+                    Some(spooled) if spools => {
+                        if !spooled.write(around, name, &batch)? {
+                            self.deliveries[sink].push_front(Delivery::Rows { name, batch });
+                            return Ok(());
+                        }
+                    }
+                    _ => {
+                        let rows = cells::rows(&batch)?;
+                        around.sinks[sink].write(&mut around.dice, name, rows)?;
+                    }
+                }
             }
             Some(Delivery::Barrier(epoch)) => {
                 let in_name_only = around.bug == Some(Bug::CommitWithoutFlush);
-                let position = around.sinks[sink].flush(in_name_only)?;
+                let position = match &mut self.spooled {
+                    Some(spooled) if spools => {
+                        let Some(position) = spooled.flush(around)? else {
+                            self.deliveries[sink].push_front(Delivery::Barrier(epoch));
+                            return Ok(());
+                        };
+                        position
+                    }
+                    _ => around.sinks[sink].flush(in_name_only)?,
+                };
                 self.reports.push_back(Report::Flushed { sink, epoch, position });
             }
         }
         // A sink can also fail when the other side has done all that was asked.
         if fails { Err(Fall::Died) } else { Ok(()) }
+    }
+
+    /// One step of the task behind the spool.
+    pub fn drain(&mut self, around: &mut Surroundings) -> Step {
+        self.spooled.as_mut().map_or(Ok(()), |spooled| spooled.drain(around, SPOOLED))
+    }
+
+    /// Whether nothing waits in the spool.
+    pub fn has_drained(&self) -> bool {
+        self.spooled.as_ref().is_none_or(Spooled::is_empty)
     }
 
     /// Nothing is ever larger than it may be.
@@ -393,6 +435,10 @@ impl Shell {
         }
         if self.reports.len() > REPORTS_MAX {
             return breach(format!("{} reports wait", self.reports.len()));
+        }
+        let spool = around.memory.bytes_under("spool/");
+        if spool > spooled::FILES_BYTES_MAX {
+            return breach(format!("the spool takes {spool} bytes of disk"));
         }
         let on_disk = around.memory.bytes_under("log/");
         let checkpoints = around.memory.paths().iter().filter(|path| path.starts_with("checkpoint/")).count();
@@ -417,40 +463,5 @@ impl Shell {
             owed.join(", "),
             self.effects.len()
         )
-    }
-}
-
-/// What the checkpoint means for what is known outside: it is the newest that was committed, unless that has rotted;
-/// and from its cut on the file holds with which the process starts now.
-fn come_back(around: &mut Surroundings, recovered: &Recovered) -> Step {
-    if let Some((epoch, ..)) = around.commits.last()
-        && recovered.epoch < *epoch
-    {
-        if around.lost.flips == 0 || recovered.passed_over.is_empty() {
-            return breach(format!("epoch {epoch} was committed, and {} comes back", recovered.epoch));
-        }
-        around.commits.retain(|(epoch, ..)| *epoch <= recovered.epoch);
-        around.lost.fallbacks += 1;
-    }
-    around.running = around.variant;
-    let (cut, before) = (recovered.log_offset, around.variants.clone());
-    around.variants.retain(|(from, _)| *from < cut);
-    if around.variants.last().is_none_or(|(_, variant)| *variant != around.variant) {
-        around.variants.push((cut, around.variant));
-    }
-    if around.has_log && around.variants != before {
-        let end = around.accepted.last_key_value().map_or(cut, |(last, _)| last + 1);
-        around.dispute(cut..end);
-    }
-    Ok(())
-}
-
-/// Makes the engine believe that nodes of the same name mean what they meant before.
-fn take_for_the_same(graph: &mut Graph, snapshot: Option<&Snapshot>) {
-    let saved = snapshot.into_iter().flat_map(|snapshot| &snapshot.nodes);
-    for state in saved {
-        if let Some(node) = graph.nodes.iter_mut().find(|node| node.name == state.name) {
-            node.fingerprint = state.fingerprint;
-        }
     }
 }

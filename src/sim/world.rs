@@ -11,6 +11,7 @@
 //!   rotten bit costs is told to the record, is never more than a block, and everything else is delivered;
 //! - another graph starts with the state of those nodes that mean the same in it, and of no other;
 //! - epochs commit in order, few at a time, each with the file exactly where its cut was;
+//! - a receiver behind a spool gets everything, each lane in its order, and twice only under a name that it knows;
 //! - every queue, the log and the disk stay within their bounds, and monotonic time never goes back;
 //! - once faults stop, a fresh reading arrives, everything is acknowledged, and a stop ends, within bounded steps.
 
@@ -103,6 +104,12 @@ pub struct Summary {
     pub ends: u64,
     /// Records that bit rot has cost.
     pub lost: u64,
+    /// Deliveries that went into a spool.
+    pub spooled: u64,
+    /// Deliveries that a spool knew already.
+    pub known: u64,
+    /// Tries to spool for which there was no room.
+    pub spool_full: u64,
     /// Times a damaged checkpoint was passed over for the one before it.
     pub fallbacks: u64,
 }
@@ -126,6 +133,9 @@ impl std::ops::AddAssign for Summary {
         self.ends += other.ends;
         self.lost += other.lost;
         self.fallbacks += other.fallbacks;
+        self.spooled += other.spooled;
+        self.known += other.known;
+        self.spool_full += other.spool_full;
     }
 }
 
@@ -159,11 +169,13 @@ impl<'a> World<'a> {
             acts.map(|(act, weight)| (act, if act.is_deadly() { weight.div_ceil(calm) } else { weight }));
         let acts = acts.collect();
         let has_log = options.log.unwrap_or_else(|| dice.happens(750));
-        let mut sinks = vec![Sink::new(Manner::Truncating), Sink::new(Manner::Naming)];
+        let spools = has_log && dice.happens(500);
+        let postbox = if spools { Manner::Spooled } else { Manner::Naming };
+        let mut sinks = vec![Sink::new(Manner::Truncating), Sink::new(postbox)];
         sinks.extend(options.guest.map(|_| Sink::new(Manner::Naming)));
         let mut stalled = vec![false; sinks.len() + 1];
         stalled.push(dice.happens(250));
-        let (rots, forgets_time) = (has_log && dice.happens(400), dice.happens(250));
+        let (rots, forgets_time) = (has_log && dice.happens(500), dice.happens(250));
         let slow = sinks.iter().map(|_| [0, 0, 500, 900][dice.below(4)]).collect();
         let around = Surroundings {
             checkpoint: Duration::from_millis(500 + 500 * dice.below(20) as u64),
@@ -176,6 +188,11 @@ impl<'a> World<'a> {
             slow,
             failing: vec![false; sinks.len()],
             fills_at_cut: false,
+            spools,
+            live_first: dice.happens(500),
+            spooled: 0,
+            known: 0,
+            spool_full: 0,
             sinks,
             wall_us: if dice.happens(250) { 0 } else { BEGIN_US },
             incarnation: 0,
@@ -240,7 +257,9 @@ impl<'a> World<'a> {
         } else if let Some(shell) = &mut self.shell {
             shell.stop(&self.around);
         }
-        self.until("the stop is committed", |world| world.shell.as_ref().is_some_and(|shell| shell.finished))
+        self.until("the stop is committed and the spool is empty", |world| {
+            world.shell.as_ref().is_some_and(|shell| shell.finished && shell.has_drained())
+        })
     }
 
     fn calm_down(&mut self) {
@@ -370,6 +389,7 @@ impl<'a> World<'a> {
             Act::Keep => shell.keep(around)?,
             Act::Run => shell.run(around)?,
             Act::Deliver => shell.deliver(around, sink)?,
+            Act::Drain => shell.drain(around)?,
             Act::Save => shell.save(around)?,
             Act::Stop => shell.stop(around),
             Act::Model => shell.request(1 + around.dice.below(usize::from(REFUSED_FACTOR)) as u8),
@@ -399,7 +419,7 @@ impl<'a> World<'a> {
         for sink in &mut self.around.sinks {
             sink.die(dice, power);
         }
-        if self.rots && dice.happens(250) {
+        if self.rots && dice.happens(400) {
             faults::rot(&mut self.around);
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::cursor::{Cursor, Damages};
+use super::cursor::{Cursor, Damage, Damages};
 use super::log::Log;
 use super::record::{LogRecord, RecordKind, Stamp, encode_batch};
 use crate::core::{
@@ -163,6 +163,8 @@ pub struct Replay {
     cursor: Cursor,
     recall: Recall,
     sources: Vec<String>,
+    /// Records behind the checkpoint that the log does not have any more.
+    gone: Option<Damage>,
     so_far: Replayed,
 }
 
@@ -170,7 +172,14 @@ impl Replay {
     /// Begins behind a checkpoint.
     pub fn new(log: &Log, mut from: ReplayFrom, recall: Recall) -> Self {
         let sources = std::mem::take(&mut from.sources);
-        Self { cursor: log.read(from.offset), recall, sources, so_far: Replayed::nothing(from) }
+        let first = log.first_offset();
+        let gone = (from.offset < first).then(|| Damage {
+            path: log.dir().to_owned(),
+            position: 0,
+            from: from.offset,
+            to: first,
+        });
+        Self { cursor: log.read(from.offset), recall, sources, gone, so_far: Replayed::nothing(from) }
     }
 
     /// The next record for the engine; `None` at the end of the log. Records of sources that the pipeline does not have
@@ -213,6 +222,9 @@ impl Replay {
         self.so_far.start.log_bytes = log.needed_bytes();
         self.so_far.start.offset = log.next_offset();
         self.so_far.damages = self.cursor.damages().clone();
+        if let Some(gone) = self.gone {
+            self.so_far.damages.add(gone);
+        }
         self.so_far
     }
 
@@ -313,6 +325,18 @@ mod tests {
             });
         }
         Ok((given, replay.finish(log)))
+    }
+
+    #[test]
+    fn records_that_the_log_has_removed_although_they_were_needed_are_told() {
+        let options = LogOptions { offset_min: 5, ..LogOptions::default() };
+        let (mut log, _) = Log::open(Memory::new().share(), "log", options).unwrap();
+        Writer::new(names(&["a"])).append(&mut log, &stamped(5, Record::Tick)).unwrap();
+        log.sync().unwrap();
+        let (given, replayed) = replay(&mut log, &["a"]).unwrap();
+        assert_eq!((given.len(), replayed.start.offset), (1, 6));
+        let told = &replayed.damages.first[0];
+        assert_eq!((replayed.damages.records, told.from, told.to), (5, 0, 5));
     }
 
     #[test]

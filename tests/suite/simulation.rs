@@ -44,6 +44,7 @@ fn two_hundred_worlds_keep_every_promise() {
     assert!(all.full_disks > SEEDS && all.epochs_full > 10 * SEEDS, "{all:?}");
     assert!(all.stops > 10 && all.graphs > SEEDS + 20 && all.ends > SEEDS, "{all:?}");
     assert!(all.lost > 5 && all.fallbacks > 1, "{all:?}");
+    assert!(all.spooled > 5 * SEEDS && all.known > SEEDS && all.spool_full > SEEDS / 10, "{all:?}");
 }
 
 #[test]

@@ -153,6 +153,21 @@ impl Spool {
     ) -> Result<(Self, SpoolReport)> {
         let bytes_max = options.bytes_max.max(BYTES_MIN);
         let segment = (bytes_max / 8).min(SEGMENT_BYTES_MAX);
+        Self::open_sized(store, dir, SpoolOptions { bytes_max, ..options }, segment, committed)
+    }
+
+    /// The same with segments of so many bytes and no least room: for the simulated world, which is small.
+    ///
+    /// # Errors
+    /// As [`Log::open`].
+    pub(crate) fn open_sized(
+        store: &dyn Store,
+        dir: &str,
+        options: SpoolOptions,
+        segment: u64,
+        committed: Option<&Position>,
+    ) -> Result<(Self, SpoolReport)> {
+        let bytes_max = options.bytes_max;
         let log = LogOptions {
             segment_bytes_max: segment,
             block_bytes_max: segment as usize,
@@ -176,7 +191,7 @@ impl Spool {
         let committed = committed.and_then(|position| position.get::<Reached>().ok());
         let spool = Self {
             newest: committed.clone(),
-            options: SpoolOptions { bytes_max, ..options },
+            options,
             live,
             backlog,
             marks,
