@@ -296,7 +296,7 @@ fn show() -> Result<(), Box<dyn Error>> {
                 note(&batch, &mut told)?;
             }
             running.task.await??;
-            let rows_in = running.served.metrics.totals().source_rows;
+            let rows_in = running.served.metrics().totals().source_rows;
             let rows_out: usize = told.values().map(Vec::len).sum();
             Ok::<_, Box<dyn Error>>((rows_in, rows_out, told))
         })?;

@@ -61,13 +61,13 @@ async fn replaced_while_data_flow(
     // Results must be read all the time: a sink that is full holds the pipeline back, and with it the cut.
     let reader = tokio::spawn(watch(results));
 
-    wait_for_rows(&running.served.metrics, 100).await?;
+    wait_for_rows(&running.served.metrics(), 100).await?;
     let (status, text) = post(address, second.bytes.clone()).await?;
     println!("second model: {status} {text}");
     if status != 200 {
         return Err("the second model was refused".into());
     }
-    wait_for_rows(&running.served.metrics, 100).await?;
+    wait_for_rows(&running.served.metrics(), 100).await?;
 
     let mut broken = second.bytes.clone();
     broken.truncate(broken.len() / 2);
@@ -76,7 +76,7 @@ async fn replaced_while_data_flow(
     if status != 422 {
         return Err("half a model was taken".into());
     }
-    wait_for_rows(&running.served.metrics, 100).await?;
+    wait_for_rows(&running.served.metrics(), 100).await?;
 
     running.requests.send(Request::Stop).await?;
     running.task.await??;

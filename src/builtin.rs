@@ -7,6 +7,7 @@ use crate::{operator, sink, source};
 pub fn registry() -> Registry {
     Registry::new()
         .source::<source::file::FileConfig>()
+        .source::<source::heartbeat::HeartbeatConfig>()
         .source::<source::mqtt::MqttConfig>()
         .source::<source::simulate::SimulateConfig>()
         .operator::<operator::compress::CompressConfig>()

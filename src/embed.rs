@@ -110,6 +110,7 @@ event_time = { lateness = "5s" }"#];
             companion: None,
             connected: None,
             delivery: None,
+            vitals: None,
             notes: vec!["its rows come from the program around it".to_owned()],
         })
     }
@@ -127,7 +128,7 @@ impl SinkConfig for RowsSinkConfig {
 
     fn build(self, _context: &Context<'_>) -> Checked<BuiltSink> {
         let notes = vec!["its rows go to the program around it".to_owned()];
-        Ok(BuiltSink { sink: Box::new(ChannelSink { rows: Outlet::Missing }), network: false, notes })
+        Ok(BuiltSink { sink: Box::new(ChannelSink { rows: Outlet::Missing }), peer: None, notes })
     }
 }
 

@@ -14,7 +14,7 @@ use arrow::datatypes::SchemaRef;
 use schemars::{JsonSchema, Schema, schema_for};
 use serde::de::DeserializeOwned;
 
-use crate::core::{Fingerprint, ModelSlot, Operator, Port, Sink, Source};
+use crate::core::{Fingerprint, ModelSlot, Operator, Peer, Port, Sink, Source};
 use crate::error::Result;
 
 pub use columns::{Columns, Sampler, SplitMessages};
@@ -245,9 +245,17 @@ pub struct BuiltSource {
     pub connected: Option<Arc<AtomicBool>>,
     /// How a broker gives it messages, for sources that have one.
     pub delivery: Option<Delivery>,
+    /// Where the runtime says whom to ask for the pipeline's problems, for sources that tell of them.
+    pub vitals: Option<Vitals>,
     /// What `check` should tell the user about this source.
     pub notes: Vec<String>,
 }
+
+/// Gives what is wrong with a running pipeline, in words.
+pub type Ask = dyn Fn() -> Vec<String> + Send + Sync;
+
+/// Whom a source asks for the pipeline's problems; filled in before it is opened.
+pub type Vitals = Arc<std::sync::OnceLock<Box<Ask>>>;
 
 /// Makes a source of raw messages for one topic.
 pub type Companion = Arc<dyn Fn(&str) -> Box<dyn Source> + Send + Sync>;
@@ -272,8 +280,8 @@ pub trait SourceConfig: DeserializeOwned + JsonSchema + 'static {
 pub struct BuiltSink {
     /// The running part.
     pub sink: Box<dyn Sink>,
-    /// Whether it writes to a peer that may be away.
-    pub network: bool,
+    /// The receiver alone, if the sink writes to one that may be away: a spool can stand before it.
+    pub peer: Option<Box<dyn Peer>>,
     /// What `check` should tell the user about this sink.
     pub notes: Vec<String>,
 }

@@ -15,6 +15,10 @@ pub struct Period(pub Duration);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Size(pub u64);
 
+/// Room on disk: a size, or `"off"` for none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Room(pub u64);
+
 const PERIOD_UNITS: [(&str, u64); 7] = [
     ("us", 1),
     ("µs", 1),
@@ -86,6 +90,30 @@ impl Size {
     /// As a length in memory; a size beyond the address space is the largest there is.
     pub fn as_usize(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+impl Room {
+    /// Reads the written form.
+    ///
+    /// # Errors
+    /// Says how it is written.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        match text.trim() {
+            "off" => Ok(Self(0)),
+            size => Size::parse(size)
+                .map(|size| Self(size.0))
+                .map_err(|_| format!("`{text}` is neither a size nor \"off\"; write for example \"256MiB\"")),
+        }
+    }
+}
+
+impl fmt::Display for Room {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => f.write_str("off"),
+            bytes => Size(bytes).fmt(f),
+        }
     }
 }
 
@@ -161,6 +189,7 @@ macro_rules! written {
 
 written!(Period, "Period", "duration", "10s");
 written!(Size, "Size", "size", "64KiB");
+written!(Room, "Room", "room", "256MiB");
 
 /// A password, token or key: never written in the file itself, never printed, never in a snapshot.
 #[derive(Clone, PartialEq, Eq, Deserialize, JsonSchema)]

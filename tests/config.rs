@@ -104,7 +104,7 @@ fn a_good_file_becomes_a_pipeline() {
     assert_eq!(pipeline.sources[0].batch, BatchLimits { rows: 100, bytes: 65_536, ..BatchLimits::default() });
     assert_eq!(pipeline.sources[1].batch, BatchLimits { rows: 500, ..BatchLimits::default() });
     let sinks: Vec<_> =
-        pipeline.sinks.iter().map(|sink| (sink.name.as_str(), sink.kind, sink.network)).collect();
+        pipeline.sinks.iter().map(|sink| (sink.name.as_str(), sink.kind, sink.peer.is_some())).collect();
     assert_eq!(sinks, [("away", "cloud", true), ("here", "print", false)]);
     assert_eq!(pipeline.renamed.len(), 1);
     assert!(pipeline.has_log());

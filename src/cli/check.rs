@@ -10,7 +10,7 @@ use super::prepare::show_warnings;
 use super::{Failure, Outcome, PipelineArgs};
 use crate::config::limits::about;
 use crate::config::wear::per_year;
-use crate::config::{Bounds, Outline, Pipeline, Planned, Unsampled, Wear, draw};
+use crate::config::{Bounds, Outline, Pipeline, Planned, SpoolFull, Unsampled, Wear, draw};
 use crate::error::Error;
 use crate::registry::Registry;
 use crate::runtime::durable::{FoundColumns, peek_columns};
@@ -243,7 +243,27 @@ fn print_bounds(pipeline: &Pipeline, bounds: &Bounds) {
             "  disk: {log}two checkpoints and one in the making, together at most about {} when all state is full",
             about(bounds.checkpoint_bytes)
         );
+        print_spools(bounds);
     }
+}
+
+fn print_spools(bounds: &Bounds) {
+    for (sink, spool) in &bounds.spools {
+        let when_full = match spool.on_full {
+            SpoolFull::Block => "the pipeline waits when it is full",
+            SpoolFull::DropOldest => "the oldest rows are dropped when it is full",
+        };
+        println!("  disk: spool of {sink} at most {}; {when_full}", about(spool.bytes_max));
+    }
+    if bounds.dead_letters_bytes > 0 {
+        println!("  disk: dead letters at most {}", about(bounds.dead_letters_bytes));
+    }
+    let all = bounds.spools.iter().map(|(_, spool)| spool.bytes_max).sum::<u64>()
+        + bounds.dead_letters_bytes
+        + bounds.log_bytes_max.unwrap_or(0)
+        + bounds.retained_bytes_max
+        + bounds.checkpoint_bytes;
+    println!("  disk: {} in all", about(all));
 }
 
 fn print_outage(bounds: &Bounds, rate: f64, message_bytes: f64) {

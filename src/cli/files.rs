@@ -39,6 +39,7 @@ impl From<LoadFailure> for super::Failure {
 pub struct PipelineFile {
     text: String,
     name: String,
+    path: Option<PathBuf>,
     args: PipelineArgs,
     registry: Registry,
 }
@@ -56,13 +57,42 @@ impl PipelineFile {
         let name = path.display().to_string();
         let text = std::fs::read_to_string(path)
             .map_err(|error| LoadFailure::Error(Error::config(format!("{name}: {error}"))))?;
-        Ok(Self { text, name, args: args.clone(), registry: registry.clone() })
+        let path = Some(path.to_owned());
+        Ok(Self { text, name, path, args: args.clone(), registry: registry.clone() })
     }
 
     /// One that is not on disk; `name` is what it is called in messages.
     pub fn of(text: &str, name: &str, args: &PipelineArgs, registry: &Registry) -> Self {
         let (text, name) = (text.to_owned(), name.to_owned());
-        Self { text, name, args: args.clone(), registry: registry.clone() }
+        Self { text, name, path: None, args: args.clone(), registry: registry.clone() }
+    }
+
+    /// Where it is on disk, if it is there.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// The pipeline that it says, if its columns are known with these.
+    ///
+    /// # Errors
+    /// All that is wrong with it, as text.
+    pub fn build(&self, columns: &FoundColumns) -> std::result::Result<Pipeline, String> {
+        self.plan(columns).and_then(ready).map_err(|failure| match failure {
+            LoadFailure::Error(error) => error.to_string(),
+            LoadFailure::Diagnostics(diagnostics) => diagnostics.render(false),
+        })
+    }
+
+    /// The file as it is now; none where it is not on disk.
+    ///
+    /// # Errors
+    /// If it cannot be read any more.
+    pub fn again(&self) -> Option<std::result::Result<Self, String>> {
+        let again = Self::read(self.path.as_deref()?, &self.args, &self.registry);
+        Some(again.map_err(|failure| match failure {
+            LoadFailure::Error(error) => error.to_string(),
+            LoadFailure::Diagnostics(diagnostics) => diagnostics.render(false),
+        }))
     }
 
     /// What the file is called in messages.

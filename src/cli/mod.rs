@@ -4,6 +4,7 @@
 
 pub mod bench;
 pub mod check;
+pub mod dead_letters;
 pub mod decode;
 pub mod demo;
 pub mod files;
@@ -16,6 +17,7 @@ pub mod prepare;
 pub mod reference;
 pub mod replay;
 pub mod run;
+pub mod status;
 pub mod tables;
 
 use std::process::ExitCode;
@@ -70,6 +72,8 @@ pub enum LogFormat {
 pub enum Command {
     /// Run pipelines until their sources end or a signal comes.
     Run(run::RunArgs),
+    /// Ask a running process how its pipelines do, and on whom they wait.
+    Status(status::StatusArgs),
     /// Check pipeline files without touching anything.
     Check(check::CheckArgs),
     /// Run a pipeline over recorded data, as fast as it goes, sinks to files.
@@ -80,6 +84,8 @@ pub enum Command {
     Decode(decode::DecodeArgs),
     /// Train, inspect and try models.
     Model(model::ModelArgs),
+    /// Look at what could not be delivered or used, and send it again.
+    DeadLetters(dead_letters::DeadLettersArgs),
     /// Look at sample payloads and write the `format` and `fields` of a source.
     Infer(infer::InferArgs),
     /// Draw the graph of a pipeline.
@@ -193,11 +199,13 @@ fn start_log(cli: &Cli) -> crate::Result<()> {
 fn dispatch(cli: Cli, registry: &Registry) -> ExitCode {
     let outcome = match cli.command {
         Command::Run(args) => run::run(args, registry),
+        Command::Status(args) => status::run(&args),
         Command::Check(args) => check::check(&args, registry),
         Command::Replay(args) => replay::replay(&args, registry),
         Command::Log(args) => log::run(&args),
         Command::Decode(args) => decode::run(&args).map_err(Failure::Error),
         Command::Model(args) => model::run(&args).map_err(Failure::Error),
+        Command::DeadLetters(args) => dead_letters::run(&args, registry),
         Command::Infer(args) => infer::infer(&args),
         Command::Graph(args) => check::graph(&args, registry),
         Command::Schema => reference::schema(registry),

@@ -2,14 +2,17 @@
 
 use std::io::IsTerminal;
 use std::path::Path;
+use std::sync::Arc;
 
 use tracing::info;
 
 use super::Failure;
 use super::files::PipelineFile;
 use crate::config::{Diagnostics, Outline, Pipeline, Planned};
+use crate::error::Error;
 use crate::runtime::durable::{DataDir, FoundColumns};
-use crate::runtime::pipeline::{Running, start, start_in};
+use crate::runtime::pipeline::{Running, start_in};
+use crate::runtime::reload::{Rebuild, Reloader, Reread};
 use crate::runtime::sampling::{WAIT_MAX, find_columns, put_in};
 
 /// A pipeline on its way to the start.
@@ -25,6 +28,8 @@ pub struct Startable {
     pipeline: Pipeline,
     /// Its data directory, if it was needed to know its columns.
     data: Option<DataDir>,
+    file: PipelineFile,
+    kept: FoundColumns,
 }
 
 /// A pipeline some of whose columns are unknown.
@@ -42,7 +47,8 @@ pub struct Waiting {
 pub fn prepare(file: PipelineFile, planned: Planned) -> Result<Prepared, Failure> {
     let outline = match planned {
         Planned::Ready(pipeline) => {
-            return Ok(Prepared::Ready(Startable { pipeline: *pipeline, data: None }));
+            let (data, kept) = (None, FoundColumns::new());
+            return Ok(Prepared::Ready(Startable { pipeline: *pipeline, data, file, kept }));
         }
         Planned::Unsampled(outline) => *outline,
     };
@@ -58,7 +64,9 @@ pub fn prepare(file: PipelineFile, planned: Planned) -> Result<Prepared, Failure
         info!(pipeline = name, "columns as they are kept in {root}/{name}/schema.json");
     }
     Ok(match file.plan(&kept)? {
-        Planned::Ready(pipeline) => Prepared::Ready(Startable { pipeline: *pipeline, data: Some(data) }),
+        Planned::Ready(pipeline) => {
+            Prepared::Ready(Startable { pipeline: *pipeline, data: Some(data), file, kept })
+        }
         Planned::Unsampled(outline) => {
             Prepared::Waiting(Waiting { file, outline: *outline, data: Some(data), kept })
         }
@@ -71,18 +79,38 @@ impl Startable {
         &self.pipeline
     }
 
-    /// Starts it.
+    /// Starts it. What it was built from stays with it: for an engine that fails, and for reloads.
     ///
     /// # Errors
     /// If its data directory cannot be used or holds state that cannot be loaded.
     pub async fn start(self) -> Result<Running, Failure> {
-        let name = self.pipeline.name().to_owned();
-        let running = match self.data {
-            None => start(self.pipeline).await,
-            data => start_in(self.pipeline, data).await,
-        };
-        running.map_err(|error| Failure::Error(error.at(&name)))
+        let Self { pipeline, data, file, kept } = self;
+        let name = pipeline.name().to_owned();
+        let running = start_in(pipeline, data, Some(rebuild(&file, &kept))).await;
+        let mut running = running.map_err(|error| Failure::Error(error.at(&name)))?;
+        if let Some(path) = file.path().map(Path::to_owned) {
+            let control = Arc::clone(&running.served.metrics().control);
+            let current = Arc::clone(running.served.current());
+            let reloader =
+                Reloader::new(path, reread(file, kept), running.requests.clone(), control, current);
+            running.served.reloader = Some(Arc::new(reloader));
+        }
+        Ok(running)
     }
+}
+
+/// Builds a pipeline from the text that was read once.
+fn rebuild(file: &PipelineFile, kept: &FoundColumns) -> Rebuild {
+    let (file, kept) = (file.clone(), kept.clone());
+    Arc::new(move || file.build(&kept).map_err(Error::config))
+}
+
+/// Reads the file again.
+fn reread(file: PipelineFile, kept: FoundColumns) -> Reread {
+    Arc::new(move || {
+        let file = file.again().unwrap_or_else(|| Ok(file.clone()))?;
+        Ok((file.build(&kept)?, rebuild(&file, &kept)))
+    })
 }
 
 impl Waiting {
@@ -106,7 +134,7 @@ impl Waiting {
             data.keep_columns(&kept).map_err(|error| error.at(&name))?;
         }
         put_in(&mut pipeline, opened);
-        Ok(Startable { pipeline, data })
+        Ok(Startable { pipeline, data, file, kept })
     }
 }
 

@@ -90,7 +90,7 @@ pub fn replay(args: &ReplayArgs, registry: &Registry) -> Outcome {
             Ok(outcome) => outcome?,
             Err(error) => return Err(Failure::Error(Error::data(error.to_string()))),
         }
-        Ok(running.served.metrics.totals())
+        Ok(running.served.metrics().totals())
     })?;
     eprintln!("{} rows in", rows.source_rows);
     for (sink, count) in rows.sink_rows {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -15,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::registry::Registry;
 use crate::runtime::coordinator::Request;
 use crate::runtime::pipeline::Running;
-use crate::runtime::{admin, broker};
+use crate::runtime::{admin, broker, systemd};
 
 /// Arguments of `tidegate run`.
 #[derive(Debug, Args)]
@@ -34,6 +35,9 @@ pub struct RunArgs {
     /// A file with the token that requests to the admin port must carry; required unless the address is loopback.
     #[arg(long, value_name = "FILE")]
     pub admin_token_file: Option<PathBuf>,
+    /// Reload a pipeline when its file changes. SIGHUP and a POST to /reload of the admin port reload as well.
+    #[arg(long)]
+    pub watch: bool,
 }
 
 /// Runs pipelines.
@@ -76,7 +80,10 @@ pub fn run(args: RunArgs, registry: &Registry) -> Outcome {
             let (address, _task) = admin::serve(listen, token, board.clone()).await?;
             info!(%address, "admin port");
         }
-        Supervisor::new(board, running, waiting).until_the_end(stop).await
+        reload_at_signal(board.clone())?;
+        systemd::ready();
+        tokio::spawn(systemd::keep_telling(board.clone()));
+        Supervisor::new(board, running, waiting, args.watch).until_the_end(stop).await
     })
 }
 
@@ -111,6 +118,23 @@ pub fn stop_signal() -> Result<tokio::sync::oneshot::Receiver<()>> {
     Ok(stopped)
 }
 
+/// Reloads all pipelines at every SIGHUP.
+fn reload_at_signal(board: admin::Board) -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangup =
+        signal(SignalKind::hangup()).map_err(|error| Error::io("listening for signals", &error))?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            for served in board.running() {
+                if let Some(reloader) = &served.reloader {
+                    reloader.reload_and_log(served.metrics().pipeline()).await;
+                }
+            }
+        }
+    });
+    Ok(())
+}
+
 /// Waits until all pipelines have ended, or stops them when told.
 struct Supervisor {
     board: admin::Board,
@@ -121,10 +145,12 @@ struct Supervisor {
     patience: Duration,
     keeps_state: bool,
     failure: Option<Failure>,
+    /// Whether files are watched.
+    watch: bool,
 }
 
 impl Supervisor {
-    fn new(board: admin::Board, running: Vec<Running>, pipelines: Vec<Waiting>) -> Self {
+    fn new(board: admin::Board, running: Vec<Running>, pipelines: Vec<Waiting>, watch: bool) -> Self {
         let mut waiting = JoinSet::new();
         for pipeline in pipelines {
             waiting.spawn(async move {
@@ -145,6 +171,7 @@ impl Supervisor {
             patience: Duration::ZERO,
             keeps_state: true,
             failure: None,
+            watch,
         };
         running.into_iter().for_each(|running| supervisor.watch(running));
         supervisor
@@ -154,8 +181,11 @@ impl Supervisor {
         self.requests.push(running.requests.clone());
         self.patience = self.patience.max(running.stop_timeout);
         self.keeps_state &= running.keeps_state;
+        if let Some(reloader) = running.served.reloader.as_ref().filter(|_| self.watch) {
+            tokio::spawn(Arc::clone(reloader).watch(running.served.metrics().pipeline().to_owned()));
+        }
         self.ends.spawn(async move {
-            let name = running.served.metrics.pipeline().to_owned();
+            let name = running.served.metrics().pipeline().to_owned();
             let outcome = match running.task.await {
                 Ok(outcome) => outcome,
                 Err(error) => Err(Error::data(format!("the pipeline's task has failed: {error}"))),
@@ -174,6 +204,7 @@ impl Supervisor {
                 Some(started) = self.waiting.join_next() => self.started(started, stopping).await,
                 _ = &mut stop, if !stopping => {
                     stopping = true;
+                    systemd::stopping();
                     // Who waits for messages has taken nothing that it could lose at QoS 1.
                     self.waiting.abort_all();
                     for request in &self.requests {

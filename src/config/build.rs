@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
-use crate::core::schema::{raw, type_name};
+use crate::core::schema::{REPLAYED_COLUMN, raw, type_name};
 use crate::core::{Edge, Fingerprint, Graph, Node as GraphNode, Port, SinkNode};
 use crate::registry::{
     BatchLimits, Built, BuiltSource, Columns, ComponentType, Context, Files, InputSchema, Inputs, Keyed,
@@ -17,6 +17,7 @@ use crate::registry::{
 
 use super::declare::{Component, Role, report_problems};
 use super::diagnostic::{Place, Report, Severity};
+use super::keys::{DECODE_KEYS, Priority};
 use super::shape::Shape;
 use super::tree::{Node, Table};
 use super::wire::{Link, Wires};
@@ -154,6 +155,7 @@ impl Planner<'_> {
         let planned = PlannedSource {
             name: component.name.to_owned(),
             kind: kind.name,
+            identity: self.source_identity(component),
             source: built.source,
             schema,
             acknowledges: built.acknowledges,
@@ -162,6 +164,7 @@ impl Planner<'_> {
             companion: built.companion,
             connected: built.connected,
             delivery: built.delivery,
+            vitals: built.vitals,
             notes: built.notes,
         };
         if output.is_some() {
@@ -173,6 +176,12 @@ impl Planner<'_> {
             plan.unsampled.push(Unsampled { source: planned, finder, place });
         }
         output
+    }
+
+    /// How its payloads are read is the graph's matter; how its batches are cut is not.
+    fn source_identity(&self, component: &Component<'_>) -> Fingerprint {
+        let batch = format!("{:?}", component.batch.over(self.batch));
+        identity(["source", component.name, &batch], &table_without(component, &DECODE_KEYS), &[])
     }
 
     /// The node that makes columns of what a source gives. It has the source's name, so that inputs find it.
@@ -287,11 +296,71 @@ impl Planner<'_> {
                 let name = component.name.to_owned();
                 let inputs = inputs.iter().map(|input| input.edge).collect();
                 plan.sink_nodes.push(SinkNode { name: name.clone(), inputs });
-                let (sink, network, notes) = (built.sink, built.network, built.notes);
-                plan.sinks.push(PlannedSink { name, kind: kind.name, sink, network, notes });
+                let network = built.peer.is_some();
+                let spool = component.sink_keys.as_ref().and_then(|keys| {
+                    let problems = keys.problems(network, self.keeps_state);
+                    report_problems(component.node, problems, Severity::Error, report);
+                    keys.spooling(network, self.keeps_state)
+                });
+                if spool.is_some_and(|spool| spool.priority == Priority::Live) {
+                    refuse_replayed(component, &schemas, report);
+                }
+                let identity =
+                    identity(["sink", component.name], &table_without(component, &["inputs"]), &schemas);
+                plan.sinks.push(PlannedSink {
+                    name,
+                    kind: kind.name,
+                    identity,
+                    sink: built.sink,
+                    network,
+                    peer: built.peer,
+                    spool,
+                    notes: built.notes,
+                });
             }
             Err(problems) => report_problems(component.node, problems, Severity::Error, report),
         }
+    }
+}
+
+/// A component's table as it is after overrides, without some of its keys.
+fn table_without(component: &Component<'_>, keys: &[&str]) -> toml::Table {
+    let mut table = component.node.table().map(Table::to_toml).unwrap_or_default();
+    table.retain(|key, _| !keys.contains(&key));
+    table
+}
+
+/// What a table says, and over which columns: equal while nothing has changed but the order of keys and the layout.
+pub(super) fn identity<const N: usize>(
+    name: [&str; N],
+    table: &toml::Table,
+    inputs: &[InputSchema],
+) -> Fingerprint {
+    let names = name.iter().map(|name| (*name).to_owned());
+    let columns = inputs.iter().map(|input| format!("{}: {:?}", input.name, input.schema));
+    let parts: Vec<String> = names.chain([canonical(table)]).chain(columns).collect();
+    Fingerprint::of(parts.iter().map(String::as_bytes))
+}
+
+/// A table as text, its keys in order.
+fn canonical(table: &toml::Table) -> String {
+    let mut keys: Vec<_> = table.iter().collect();
+    keys.sort_by_key(|(key, _)| *key);
+    let said = keys.into_iter().map(|(key, value)| match value {
+        toml::Value::Table(table) => format!("{key:?}={{{}}}", canonical(table)),
+        value => format!("{key:?}={value}"),
+    });
+    said.collect::<Vec<_>>().join(",")
+}
+
+/// The column that tells gathered rows from new ones must not be there already.
+fn refuse_replayed(component: &Component<'_>, inputs: &[InputSchema], report: &mut Report) {
+    if let Some(input) = inputs.iter().find(|input| input.schema.field_with_name(REPLAYED_COLUMN).is_ok()) {
+        let message = format!(
+            "`priority = \"live\"` adds a column `{REPLAYED_COLUMN}`, and `{}` has one already",
+            input.name
+        );
+        report.error(&component.node.find("priority", None), message, "give that column another name");
     }
 }
 

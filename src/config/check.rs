@@ -6,7 +6,7 @@
 use serde_json::Value as Json;
 
 use crate::registry::nearest;
-use crate::units::{Period, Size};
+use crate::units::{Period, Room, Size};
 
 use super::diagnostic::Report;
 use super::shape::{Shape, either, first_sentence, inline};
@@ -176,6 +176,7 @@ fn check_text(node: &Node, text: &str, shape: Shape<'_>, name: &str, report: &mu
     let wrong = match shape.format() {
         "duration" => Period::parse(text).err(),
         "size" => Size::parse(text).err(),
+        "room" => Room::parse(text).err(),
         _ => None,
     };
     if let Some(message) = wrong {

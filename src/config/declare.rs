@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use schemars::{JsonSchema, schema_for};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
@@ -53,7 +54,7 @@ impl Role {
         match self {
             Self::Source => &["type", "batch", "format", "fields", "event_time"],
             Self::Operator => &["type", "inputs", "was"],
-            Self::Sink => &["type", "inputs"],
+            Self::Sink => &["type", "inputs", "spool", "on_full", "max_age", "priority", "max_rate"],
         }
     }
 
@@ -97,6 +98,8 @@ pub(super) struct Component<'t> {
     /// The keys of decoding, for sources.
     pub decode: Table,
     pub batch: BatchKeys,
+    /// The keys that all sinks have, for a sink.
+    pub sink_keys: Option<SinkKeys>,
     pub was: Option<&'t Node>,
     /// Its inputs as written; none if they are not a list of texts.
     pub inputs: Option<Vec<&'t Node>>,
@@ -252,9 +255,13 @@ fn component<'t>(
     let batch = table.node("batch").filter(|_| valid).map(BatchKeys::deserialize_from);
     let batch = batch.and_then(Result::ok).unwrap_or_default();
     report_problems(&entry.node, batch.problems(), Severity::Error, report);
+    let sink_keys = Some(table).filter(|_| valid && role == Role::Sink).and_then(|table| {
+        let common = table.only(|key| role.common_keys().contains(&key));
+        SinkKeys::deserialize(common.to_toml()).ok()
+    });
     let (name, name_place, node) = (&entry.key, &entry.key_place, &entry.node);
     let (kind, was) = (kind.map(|(kind, _)| kind), table.node("was"));
-    Some(Component { role, name, name_place, node, kind, own, decode, batch, was, inputs, valid })
+    Some(Component { role, name, name_place, node, kind, own, decode, batch, sink_keys, was, inputs, valid })
 }
 
 impl BatchKeys {

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::registry::{BatchLimits, Problem};
-use crate::units::{Period, Size};
+use crate::units::{Period, Room, Size};
 
 /// The longest name of a pipeline or component: names become directories and labels.
 pub(super) const NAME_LENGTH_MAX: usize = 64;
@@ -49,9 +49,13 @@ pub struct Settings {
     /// The memory that batches between source, engine and sinks may take: with a budget given here, a file whose
     /// buffers could grow beyond it is refused. `tidegate check` prints the bound.
     pub memory: Option<Size>,
-    /// The disk that the log may take: with a budget given here, a file whose log could grow beyond it is refused.
-    /// `tidegate check` prints the bound.
+    /// The disk that log, spools and dead letters may take: with a budget given here, a file that could need more is
+    /// refused. `tidegate check` prints the bound.
     pub disk: Option<Size>,
+    /// Room on disk for dead letters: rows that a receiver refuses or that waited too long, and records that cannot be
+    /// processed. `"off"`: they are counted and dropped. 16 MiB if nothing is said and there is a data directory; when
+    /// it is full the oldest go. See `tidegate dead-letters`.
+    pub dead_letters: Option<Room>,
     /// When a batch from a source is closed, unless the source says otherwise: `{ rows, bytes, age }`.
     #[serde(default)]
     #[schemars(extend("default" = {}))]
@@ -177,7 +181,19 @@ impl Settings {
         }
         problems.extend(self.batch.problems());
         problems.extend(self.log.problems());
+        if self.dead_letters.is_some_and(|room| room.0 > 0 && room.0 < ROOM_MIN) {
+            let problem = "`dead_letters` must be \"off\" or at least \"1MiB\"";
+            problems.push(Problem::new("dead_letters", problem));
+        }
         problems
+    }
+
+    /// Bytes on disk that dead letters may take; 0 where none are kept.
+    pub fn dead_letters_bytes(&self) -> u64 {
+        match (&self.data_dir, self.dead_letters) {
+            (None, _) => 0,
+            (Some(_), said) => said.map_or(DEAD_LETTERS_BYTES, |room| room.0),
+        }
     }
 }
 
@@ -315,7 +331,8 @@ pub struct OperatorKeys {
     pub was: Option<String>,
 }
 
-/// What every sink has beside the keys of its type.
+/// What every sink has beside the keys of its type. All but `type` and `inputs` are for sinks that write to a receiver that
+/// may be away (`http`, `mqtt`).
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SinkKeys {
@@ -325,6 +342,124 @@ pub struct SinkKeys {
     /// Where its rows come from: names of sources and operators; `name.port` for a port, e.g. `features.late`.
     #[schemars(length(min = 1), extend("examples" = [["plant"]]))]
     pub inputs: Vec<String>,
+    /// Room on disk for rows that wait for the receiver: a spool. `"off"`: none, the pipeline waits instead. 256 MiB if
+    /// nothing is said and there is a data directory.
+    pub spool: Option<Room>,
+    /// What happens when the spool is full.
+    #[serde(default)]
+    pub on_full: SpoolFull,
+    /// Rows that wait for longer do not go out any more: they become dead letters. Without it they wait for ever.
+    pub max_age: Option<Period>,
+    /// What goes out first when the receiver is back.
+    #[serde(default)]
+    pub priority: Priority,
+    /// Rows per second at most of what has gathered while the receiver was away, so that new rows, and others on the same
+    /// line, have room beside it.
+    #[schemars(range(min = 1))]
+    pub max_rate: Option<u32>,
+}
+
+/// Room for a spool when nothing is said.
+const SPOOL_BYTES: u64 = 256 << 20;
+
+/// Room for dead letters when nothing is said.
+const DEAD_LETTERS_BYTES: u64 = 16 << 20;
+
+/// The least room for a spool or for dead letters.
+const ROOM_MIN: u64 = 1 << 20;
+
+/// What happens when a spool is full.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, serde::Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SpoolFull {
+    /// The pipeline waits until the receiver has taken something.
+    #[default]
+    Block,
+    /// The oldest rows are dropped, and counted.
+    DropOldest,
+}
+
+/// What goes out first when a receiver is back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, serde::Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// The oldest rows: all arrive in order.
+    #[default]
+    Order,
+    /// New rows; what has gathered goes beside them. Every row gets a column `replayed` that says which it is; requests and
+    /// messages of gathered rows say so too, as header `Tidegate-Replayed: true` or user property `replayed`.
+    Live,
+}
+
+/// The spool before a sink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spooling {
+    /// Bytes on disk at most.
+    pub bytes_max: u64,
+    /// What happens when it is full.
+    pub on_full: SpoolFull,
+    /// How long rows may wait.
+    pub max_age: Option<Duration>,
+    /// What goes out first.
+    pub priority: Priority,
+    /// Rows per second of what has gathered, at most.
+    pub rows_per_second: Option<u32>,
+}
+
+impl SinkKeys {
+    /// What no schema can say, for a sink that writes to a receiver or not, with a data directory or without.
+    pub(super) fn problems(&self, network: bool, keeps_state: bool) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let said: Vec<&str> = [
+            ("spool", self.spool.is_some()),
+            ("on_full", self.on_full != SpoolFull::default()),
+            ("max_age", self.max_age.is_some()),
+            ("priority", self.priority != Priority::default()),
+            ("max_rate", self.max_rate.is_some()),
+        ]
+        .into_iter()
+        .filter_map(|(key, said)| said.then_some(key))
+        .collect();
+        let off = self.spool == Some(Room(0));
+        for key in said {
+            if !network {
+                let message = format!("`{key}` is for sinks that write to a receiver that may be away");
+                problems.push(Problem::new(key, message).help("leave it out: this sink keeps rows itself"));
+            } else if !keeps_state && !(key == "spool" && off) {
+                let message = if key == "spool" {
+                    "a spool needs a data directory, and there is none".to_owned()
+                } else {
+                    format!("`{key}` is for a spool, which needs a data directory, and there is none")
+                };
+                problems.push(
+                    Problem::new(key, message)
+                        .help("give one with `data_dir = \"…\"` under [pipeline] or `--data-dir`"),
+                );
+            } else if off && key != "spool" {
+                let message = format!("`{key}` is for a spool, and there is none: `spool = \"off\"`");
+                problems.push(Problem::new(key, message).help("leave one of them out"));
+            }
+        }
+        if self.spool.is_some_and(|room| room.0 > 0 && room.0 < ROOM_MIN) {
+            problems.push(Problem::new("spool", "`spool` must be \"off\" or at least \"1MiB\""));
+        }
+        if self.max_age.is_some_and(|age| age.0.is_zero()) {
+            problems.push(Problem::new("max_age", "must be longer than nothing"));
+        }
+        problems
+    }
+
+    /// The spool before such a sink, if there is one.
+    pub(super) fn spooling(&self, network: bool, keeps_state: bool) -> Option<Spooling> {
+        let bytes_max = self.spool.map_or(SPOOL_BYTES, |room| room.0);
+        (network && keeps_state && bytes_max > 0).then_some(Spooling {
+            bytes_max,
+            on_full: self.on_full,
+            max_age: self.max_age.map(|age| age.0),
+            priority: self.priority,
+            rows_per_second: self.max_rate,
+        })
+    }
 }
 
 /// Why a name cannot be one, if so.

@@ -14,7 +14,7 @@ use super::declare::Component;
 use super::diagnostic::{Place, Report};
 use super::keys::LOGGED_BATCH_BYTES_MAX;
 use super::tree::Node;
-use super::{LogMode, Pipeline, PlannedSource, Settings, has_log};
+use super::{LogMode, Pipeline, PlannedSource, Settings, Spooling, has_log};
 
 /// When so large a part of the log is filled, rows stop; the rest is for what is under way then.
 const LOG_PARTS: u64 = 4;
@@ -217,17 +217,25 @@ impl Whole<'_, '_> {
     }
 
     fn check_disk(&self, has_log: bool, report: &mut Report) {
-        let (Some(disk), true) = (self.settings.disk, has_log) else { return };
+        let Some(disk) = self.settings.disk else { return };
         let log = self.settings.log;
-        let bytes = log.size.0.saturating_add(log.retained_bytes_max());
-        if bytes > disk.0 {
+        let (needed, retained) = if has_log { (log.size.0, log.retained_bytes_max()) } else { (0, 0) };
+        let spools = self.plan.sinks.iter().filter_map(|sink| sink.spool);
+        let spools = spools.fold(0u64, |bytes, spool| bytes.saturating_add(spool.bytes_max));
+        let letters = self.settings.dead_letters_bytes();
+        let all =
+            [needed, retained, spools, letters].iter().fold(0u64, |all, bytes| all.saturating_add(*bytes));
+        if all > disk.0 {
             let message = format!(
-                "the log may take more than the disk given: {} that a restart may need and {} that `retain` keeps, and \
-                 there is {disk}",
-                log.size,
-                Size(log.retained_bytes_max())
+                "log, spools and dead letters may take more than the disk given: {} of log that a restart may need, {} \
+                 that `retain` keeps, {} of spools and {} of dead letters, and there is {disk}",
+                about(needed),
+                about(retained),
+                about(spools),
+                about(letters)
             );
-            let help = "make `size` or `retain_size` of `log` smaller, or `disk` larger";
+            let help =
+                "make `size` or `retain_size` of `log`, or `spool` of the sinks smaller, or `disk` larger";
             report.error(&self.node.find("disk", None), message, help);
         }
     }
@@ -299,6 +307,10 @@ pub struct Bounds {
     pub log_bytes_max: Option<u64>,
     /// Most bytes of the log that only `retain` keeps, beside these.
     pub retained_bytes_max: u64,
+    /// Most bytes of each spool on disk, by sink, and what happens when one is full.
+    pub spools: Vec<(String, Spooling)>,
+    /// Most bytes of the dead letters on disk.
+    pub dead_letters_bytes: u64,
     /// Most bytes of state in the checkpoints on disk: as much an estimate as the state.
     pub checkpoint_bytes: u64,
     /// How often the log is synced where messages come all the time: once for each batch.
@@ -348,6 +360,10 @@ impl Bounds {
                 true => state as f64 / interval,
                 false => 0.0,
             },
+            spools: (pipeline.sinks.iter())
+                .filter_map(|sink| Some((sink.name.clone(), sink.spool?)))
+                .collect(),
+            dead_letters_bytes: pipeline.settings.dead_letters_bytes(),
             checkpoint_bytes: if pipeline.settings.data_dir.is_some() {
                 state.saturating_mul(CHECKPOINTS)
             } else {

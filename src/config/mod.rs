@@ -25,12 +25,12 @@ use std::collections::BTreeMap;
 
 use arrow::datatypes::SchemaRef;
 
-use crate::core::{Graph, Sink, Source};
+use crate::core::{Fingerprint, Graph, Peer, Sink, Source};
 use crate::registry::{BatchLimits, Columns, Companion, Delivery, Files, Keyed, Registry};
 
 pub use columns::{Finder, Outline, Planned, Unsampled};
 pub use diagnostic::{Diagnostic, Diagnostics, Origin, Place, Severity};
-pub use keys::{BatchKeys, Broker, LogKeys, LogMode, Settings};
+pub use keys::{BatchKeys, Broker, LogKeys, LogMode, Priority, Settings, SpoolFull, Spooling};
 pub use limits::Bounds;
 pub use reference::{explain, reference, schema, undocumented};
 pub use wear::Wear;
@@ -63,6 +63,9 @@ pub struct PlannedSource {
     pub name: String,
     /// Its type.
     pub kind: &'static str,
+    /// Its type and configuration after overrides, without how its payloads are read: while it is the same, the
+    /// source can run on.
+    pub identity: Fingerprint,
     /// The running part.
     pub source: Box<dyn Source>,
     /// The columns of its batches, before decoding.
@@ -79,6 +82,8 @@ pub struct PlannedSource {
     pub connected: Option<std::sync::Arc<std::sync::atomic::AtomicBool>>,
     /// How a broker gives it messages, for sources that have one.
     pub delivery: Option<Delivery>,
+    /// Where to say whom to ask for the pipeline's problems.
+    pub vitals: Option<crate::registry::Vitals>,
     /// What `check` should tell the user about it.
     pub notes: Vec<String>,
 }
@@ -89,10 +94,17 @@ pub struct PlannedSink {
     pub name: String,
     /// Its type.
     pub kind: &'static str,
+    /// Its type, its configuration after overrides and the columns it is given: while it is the same, the sink can run
+    /// on.
+    pub identity: Fingerprint,
     /// The running part.
     pub sink: Box<dyn Sink>,
-    /// Whether it writes to a peer that may be away.
+    /// Whether it writes to a receiver that may be away.
     pub network: bool,
+    /// The receiver alone, if it writes to one that may be away.
+    pub peer: Option<Box<dyn Peer>>,
+    /// The spool before it.
+    pub spool: Option<Spooling>,
     /// What `check` should tell the user about it.
     pub notes: Vec<String>,
 }
@@ -122,6 +134,8 @@ pub struct Pipeline {
     pub renamed: Vec<Renamed>,
     /// What operators keep from row to row, with their names.
     pub keeping: Vec<(String, Keyed)>,
+    /// The whole file after overrides: equal while it says the same.
+    pub digest: Fingerprint,
     /// What may not be as meant.
     pub warnings: Diagnostics,
 }
@@ -200,9 +214,12 @@ pub fn plan(
     }
     let diagnostics = Diagnostics::new(file, text, &options.set, report);
     match parts {
-        Some(Parts { settings, broker, built: Ok((graph, sources, sinks)), renamed, keeping }) if !failed => {
+        Some(Parts { settings, broker, built: Ok((graph, sources, sinks)), renamed, keeping, digest })
+            if !failed =>
+        {
             let warnings = diagnostics;
-            let pipeline = Pipeline { settings, broker, graph, sources, sinks, renamed, keeping, warnings };
+            let pipeline =
+                Pipeline { settings, broker, graph, sources, sinks, renamed, keeping, digest, warnings };
             Ok(Planned::Ready(Box::new(pipeline)))
         }
         Some(Parts { settings, broker, built: Err(unsampled), .. }) if !failed => {
@@ -220,6 +237,7 @@ struct Parts {
     built: Result<(Graph, Vec<PlannedSource>, Vec<PlannedSink>), Vec<Unsampled>>,
     renamed: Vec<Renamed>,
     keeping: Vec<(String, Keyed)>,
+    digest: Fingerprint,
 }
 
 /// Goes the whole way. None only if something was reported.
@@ -232,6 +250,7 @@ fn assemble(text: &str, registry: &Registry, options: &Options<'_>, report: &mut
     if let Some(settings) = &mut declared.settings {
         settings.data_dir = options.data_dir.clone().or(settings.data_dir.take());
         check_data_dir(settings, &tree, report);
+        check_dead_letters(settings, &tree, report);
     }
     if let (Some(_), Some(entry)) = (&declared.broker, tree.entry("broker")) {
         let message = "the broker keeps messages in memory only: what is not delivered when it stops is lost";
@@ -263,7 +282,8 @@ fn assemble(text: &str, registry: &Registry, options: &Options<'_>, report: &mut
     match built {
         Ok(built) => {
             let (settings, broker) = (declared.settings?, declared.broker);
-            Some(Parts { settings, broker, built, renamed, keeping })
+            let digest = build::identity(["pipeline"], &tree.to_toml(), &[]);
+            Some(Parts { settings, broker, built, renamed, keeping, digest })
         }
         Err(error) => {
             report.error(&Place::file(0..0), error.to_string(), "");
@@ -280,6 +300,15 @@ fn check_data_dir(settings: &Settings, tree: &tree::Table, report: &mut Report) 
     } else {
         let message = "nothing survives a restart: there is no data directory";
         report.warning(&entry.node.place, message, "give one with `data_dir = \"…\"` or `--data-dir`");
+    }
+}
+
+fn check_dead_letters(settings: &Settings, tree: &tree::Table, report: &mut Report) {
+    let wanted = settings.dead_letters.is_some_and(|room| room.0 > 0) && settings.data_dir.is_none();
+    if let (true, Some(entry)) = (wanted, tree.entry("pipeline")) {
+        let message = "dead letters need a data directory, and there is none";
+        let help = "give one with `data_dir = \"…\"` or `--data-dir`";
+        report.error(&entry.node.find("dead_letters", None), message, help);
     }
 }
 

@@ -158,6 +158,7 @@ impl<'s> Shape<'s> {
         match (name, self.format()) {
             ("string", "duration") => "a duration".to_owned(),
             ("string", "size") => "a size".to_owned(),
+            ("string", "room") => "a size or \"off\"".to_owned(),
             ("string", _) => "text".to_owned(),
             ("integer", _) => "an integer".to_owned(),
             ("number", _) => "a number".to_owned(),

@@ -68,6 +68,8 @@ mod tests {
             keeping: Vec::new(),
             log_bytes_max: Some(256 << 20),
             retained_bytes_max: 0,
+            spools: Vec::new(),
+            dead_letters_bytes: 0,
             checkpoint_bytes: 0,
             syncs_per_second: 50.0,
             checkpoint_bytes_per_second: 1000.0,

@@ -1,7 +1,9 @@
 //! The two ends of a pipeline: the only async traits. Everything between them is synchronous.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
@@ -13,7 +15,7 @@ use crate::error::Result;
 
 /// A place in a source's or sink's own terms, e.g. a file and a byte offset. Only its owner reads it; it is text
 /// so that a person can too.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Position(pub String);
 
 impl Position {
@@ -96,6 +98,86 @@ pub trait Source: Send {
     async fn close(&mut self) {}
 }
 
+/// A delivery on its way to a peer, and what has become of it so far.
+#[derive(Debug, Clone)]
+pub struct Parcel {
+    /// Its name, the same whenever it is sent.
+    pub id: DeliveryId,
+    /// Its rows.
+    pub rows: RecordBatch,
+    /// Whether it has waited while the peer was away and newer rows went before it.
+    pub replayed: bool,
+    /// So many rows from the front are done with: taken or refused.
+    pub settled: usize,
+    /// What the peer refuses for good.
+    pub refused: Vec<Refusal>,
+}
+
+impl Parcel {
+    /// Not sent yet.
+    pub fn new(id: DeliveryId, rows: RecordBatch) -> Self {
+        Self { id, rows, replayed: false, settled: 0, refused: Vec::new() }
+    }
+
+    /// Whether all its rows are done with.
+    pub fn is_settled(&self) -> bool {
+        self.settled >= self.rows.num_rows()
+    }
+}
+
+/// Rows that a peer refuses for good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Which rows of the delivery.
+    pub rows: Range<usize>,
+    /// The peer's number for it, where it has one (HTTP).
+    pub status: Option<u16>,
+    /// The peer's words for it.
+    pub reason: String,
+}
+
+/// How a try to deliver has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attempt {
+    /// The first delivery at least is taken or refused, and nothing has failed.
+    Settled,
+    /// The peer is away, or answers with a failure that may pass. What is settled says so itself; the rest is to be tried
+    /// again.
+    Away {
+        /// Why.
+        reason: String,
+        /// When, if the peer says so.
+        after: Option<Duration>,
+    },
+}
+
+/// A receiver that may be away: it tries once and says how that ended. Who stands before it tries again, and keeps what
+/// waits.
+#[async_trait]
+pub trait Peer: Send {
+    /// Reads secrets and certificates. A peer that is away is none of its business.
+    ///
+    /// # Errors
+    /// What cannot be helped by trying again.
+    async fn open(&mut self) -> Result<()>;
+
+    /// Tries to hand deliveries over, in order: as many as it likes to have under way at once. After a call that was dropped half-way they may have arrived or not.
+    ///
+    /// # Errors
+    /// What cannot be helped by trying again.
+    async fn deliver(&mut self, parcels: &mut [Parcel]) -> Result<Attempt>;
+
+    /// Longest pause between two tries.
+    fn pause_max(&self) -> Duration {
+        Duration::from_secs(30)
+    }
+
+    /// Returns when a peer that was away seems to be back; never, for one whose coming cannot be noticed.
+    async fn back(&mut self) {
+        std::future::pending().await
+    }
+}
+
 /// Where results leave.
 #[async_trait]
 pub trait Sink: Send {
@@ -140,6 +222,9 @@ pub trait Sink: Send {
     async fn end(&mut self) -> Result<()> {
         Ok(())
     }
+
+    /// The last epoch is committed and the task ends: what still goes on behind it ends too, soon.
+    async fn close(&mut self) {}
 
     /// What the sink has counted since the last call, e.g. rows that a peer refused.
     fn take_counts(&mut self) -> Vec<(Count, u64)> {

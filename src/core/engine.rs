@@ -123,8 +123,33 @@ impl Engine {
         }
         if let Some(snapshot) = from {
             engine.now = snapshot.now;
+            engine.output.set_now(snapshot.now);
+            engine.catch_up(&restored)?;
         }
         Ok((engine, restored))
+    }
+
+    /// Tells nodes that start fresh among others that go on how far their inputs are: those have said it before and
+    /// say nothing again until they get further. Without it such a node would hold back everything behind it.
+    fn catch_up(&mut self, restored: &[Restored]) -> Result<()> {
+        for (index, outcome) in restored.iter().enumerate() {
+            if *outcome == Restored::Loaded {
+                continue;
+            }
+            for (port, edge) in self.graph.nodes[index].inputs.iter().enumerate() {
+                let Edge::Node { node, .. } = *edge else { continue };
+                let (watermark, idle) = (self.places[node].watermark, self.places[node].idle);
+                let inbox = &mut self.places[index].inbox;
+                // One that has ended says so again; until then its end is not known.
+                if watermark != i64::MIN && watermark != i64::MAX {
+                    inbox.push_back((port, Item::Flow(Flow::Watermark(EventTime(watermark)))));
+                }
+                if idle {
+                    inbox.push_back((port, Item::Flow(Flow::Idle(true))));
+                }
+            }
+        }
+        self.run(false)
     }
 
     fn fresh(graph: Graph) -> Self {
@@ -282,14 +307,14 @@ impl Engine {
 
     /// Recomputes a node's watermark and idleness from its inputs and passes changes on.
     fn advance(&mut self, index: usize) -> Result<()> {
-        let place = &mut self.places[index];
-        let (watermark, idle) = combine(&place.edges, &place.ended, place.watermark);
-        let (moved, turned) = (watermark > place.watermark, idle != place.idle);
-        (place.watermark, place.idle) = (watermark, idle);
         let node = &mut self.graph.nodes[index];
         if node.own_watermark {
             return Ok(());
         }
+        let place = &mut self.places[index];
+        let (watermark, idle) = combine(&place.edges, &place.ended, place.watermark);
+        let (moved, turned) = (watermark > place.watermark, idle != place.idle);
+        (place.watermark, place.idle) = (watermark, idle);
         if moved {
             self.output.set_unread(self.places[index].unread);
             node.operator.watermark(EventTime(watermark), &mut self.output)?;
@@ -349,6 +374,14 @@ impl Engine {
 
     /// Sends a watermark or idleness out of all ports of a node. Sinks take neither.
     fn pass(&mut self, index: usize, flow: &Flow) {
+        if self.graph.nodes[index].own_watermark {
+            let place = &mut self.places[index];
+            match flow {
+                Flow::Watermark(to) => place.watermark = place.watermark.max(to.0),
+                Flow::Idle(idle) => place.idle = *idle,
+                Flow::Batch(_) => {}
+            }
+        }
         let targets = std::mem::take(&mut self.places[index].targets);
         for target in targets.iter().flatten() {
             if let Target::Node { node, port } = target {

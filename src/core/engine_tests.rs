@@ -527,3 +527,37 @@ fn a_snapshot_says_what_became_of_each_node_and_damage_names_it() {
     let error = Engine::new(plan.graph(), Some(&longer)).err().unwrap();
     assert_eq!(error.to_string(), "b: 1 bytes of saved state are left over");
 }
+
+#[test]
+fn a_node_that_is_new_among_others_knows_how_far_its_inputs_are() {
+    let before = || Plan::default().clocked("a", 0).clocked("b", 1).node("joined", &[from(0), from(1)]);
+    let (mut engine, _) = before().sink(&[from(2)]).engine();
+    give(&mut engine, rows(0, &[70]));
+    give(&mut engine, rows(1, &[50]));
+    let (_, snapshots) = give_at(&mut engine, at(1), barrier(1, None));
+    // `n` is new behind both, `m` behind `n`; `joined` goes on.
+    let after = || before().node("n", &[from(0), from(1)]).node("m", &[from(3)]).sink(&[from(2), from(4)]);
+    let (mut swapped, _) = Engine::new(after().graph(), Some(&snapshots[0])).unwrap();
+    assert_eq!((swapped.watermark(3), swapped.watermark(4)), (EventTime(50), EventTime(50)));
+    assert_eq!(swapped.watermark(2), EventTime(50));
+    give(&mut swapped, rows(0, &[90]));
+    assert_eq!(swapped.watermark(3), EventTime(50), "the other one holds it back");
+    // Saved at once, before any record: it is still known after a crash.
+    let (mut fresh, _) = Engine::new(after().graph(), Some(&snapshots[0])).unwrap();
+    let (_, saved) = give_at(&mut fresh, at(2), barrier(2, None));
+    let (again, _) = Engine::new(after().graph(), Some(&saved[0])).unwrap();
+    assert_eq!((again.watermark(3), again.watermark(4)), (EventTime(50), EventTime(50)));
+}
+
+#[test]
+fn a_new_node_behind_an_idle_input_is_not_held_back_by_it() {
+    let before = || Plan::default().clocked("a", 0).clocked("b", 1);
+    let (mut engine, _) = before().sink(&[from(0), from(1)]).engine();
+    give(&mut engine, rows(0, &[70]));
+    give(&mut engine, rows(1, &[50, -1]));
+    let (_, snapshots) = give_at(&mut engine, at(1), barrier(1, None));
+    let after = before().node("n", &[from(0), from(1)]).sink(&[from(2)]);
+    let (mut engine, _) = Engine::new(after.graph(), Some(&snapshots[0])).unwrap();
+    give(&mut engine, rows(0, &[80]));
+    assert_eq!(engine.watermark(2), EventTime(80));
+}

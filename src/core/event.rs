@@ -23,7 +23,7 @@ impl fmt::Display for Epoch {
 /// A moment in the data's own time: microseconds since 1970-01-01T00:00:00Z, leap seconds not counted.
 ///
 /// It comes from the data, never from a clock. As a watermark it promises that no row before it will come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct EventTime(pub i64);
 
 impl EventTime {

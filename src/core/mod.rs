@@ -16,7 +16,7 @@ pub mod sequencer;
 pub mod snapshot;
 pub mod state;
 
-pub use ends::{DeliveryId, Position, Sink, Source};
+pub use ends::{Attempt, DeliveryId, Parcel, Peer, Position, Refusal, Sink, Source};
 pub use engine::{Effect, Engine};
 pub use epochs::{Commit, Epochs};
 pub use event::{Barrier, Change, Epoch, Event, EventTime, Now, Record};

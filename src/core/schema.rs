@@ -10,6 +10,9 @@ use crate::error::{Error, Result};
 /// The name of the time column: the first column of every decoded batch, never null.
 pub const TIME: &str = "time";
 
+/// The column that says of a row that it waited while newer ones went before it.
+pub const REPLAYED_COLUMN: &str = "replayed";
+
 /// The type of the time column: microseconds since 1970, UTC.
 pub fn time_type() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, Some(Arc::from("UTC")))

@@ -93,13 +93,18 @@ pub struct Sequencer {
     reliefs: u32,
     ticked: Option<Duration>,
     stopping: Option<Epoch>,
+    /// The cut behind which nothing follows for now.
+    held: Option<Epoch>,
 }
 
 impl Sequencer {
     /// Goes on from `start` at the monotonic time `mono`; `sinks` are their names in graph order.
     pub fn new(settings: SequencerSettings, sinks: Vec<String>, start: Start, mono: Duration) -> Self {
         let mut epochs = Epochs::new(sinks, EPOCHS_UNDER_WAY_MAX);
-        for (epoch, offset, positions) in start.under_way {
+        // A process that is stopped while a sink is stuck leaves one more behind than may be under way, and so does
+        // the next. Any later epoch stands for those before it: the oldest need not be committed.
+        let too_many = start.under_way.len().saturating_sub(EPOCHS_UNDER_WAY_MAX);
+        for (epoch, offset, positions) in start.under_way.into_iter().skip(too_many) {
             epochs.begin(epoch, offset, positions);
         }
         Self {
@@ -118,6 +123,7 @@ impl Sequencer {
             reliefs: 0,
             ticked: None,
             stopping: None,
+            held: None,
         }
     }
 
@@ -127,7 +133,11 @@ impl Sequencer {
     /// The very first rows wait for a first checkpoint of nothing: it says where each sink began. Without it a sink
     /// that wrote and died could not tell its own rows from what was there before, and they would come twice.
     pub fn takes(&self) -> bool {
-        self.outbox.is_empty() && self.stopping.is_none() && !self.is_tight() && self.anchored
+        self.outbox.is_empty()
+            && self.stopping.is_none()
+            && self.held.is_none()
+            && !self.is_tight()
+            && self.anchored
     }
 
     /// Whether the log has grown so large that rows stop, while a quarter of it is still free. A log filled to the brim could not take the cut whose
@@ -150,7 +160,7 @@ impl Sequencer {
 
     /// Whether another cut may be made now. A change has to wait until it may.
     pub fn may_cut(&self) -> bool {
-        self.stopping.is_none() && self.epochs.may_begin()
+        self.stopping.is_none() && self.held.is_none() && self.epochs.may_begin()
     }
 
     /// Whether an epoch is the one that ends the pipeline.
@@ -184,7 +194,7 @@ impl Sequencer {
 
     /// When something is due next: the engine's `deadline` or a cut.
     pub fn due(&self, deadline: Option<Duration>) -> Option<Duration> {
-        if self.is_stopping() {
+        if self.is_stopping() || self.held.is_some() {
             return None;
         }
         if self.is_cut_due_now() {
@@ -197,7 +207,7 @@ impl Sequencer {
 
     /// Time has passed: whatever is due is put in order.
     pub fn pass(&mut self, now: Now, deadline: Option<Duration>) {
-        if self.is_stopping() {
+        if self.is_stopping() || self.held.is_some() {
             return;
         }
         if let Some(due) = deadline.filter(|due| *due <= now.mono && deadline != self.ticked) {
@@ -231,11 +241,30 @@ impl Sequencer {
         epoch
     }
 
+    /// Puts a cut in order behind which nothing follows until [`Sequencer::release`]: once it is committed, the state at
+    /// the cut is all there is, and another graph can go on from it.
+    pub fn hold(&mut self, now: Now) -> Epoch {
+        let epoch = self.cut(now, None);
+        self.held = Some(epoch);
+        epoch
+    }
+
+    /// Whether an epoch is the one that is held.
+    pub fn is_held(&self, epoch: Epoch) -> bool {
+        self.held == Some(epoch)
+    }
+
+    /// Things go on behind a cut that was held.
+    pub fn release(&mut self) {
+        self.held = None;
+    }
+
     /// Stops at a cut. Where no state is kept every input ends first, so that nothing stays inside.
     pub fn stop(&mut self, now: Now) {
         if self.is_stopping() {
             return;
         }
+        self.held = None;
         if !self.settings.keeps_state {
             for input in 0..self.ended.len() {
                 if !std::mem::replace(&mut self.ended[input], true) {
@@ -372,6 +401,28 @@ mod tests {
     }
 
     #[test]
+    fn of_the_epochs_that_a_restart_finds_under_way_only_the_last_few_are_kept() {
+        let under_way = (1..=7).map(|epoch| (Epoch(epoch), epoch * 10, vec![None])).collect();
+        let start =
+            Start { positions: vec![None], epoch: Epoch(8), under_way, anchored: true, ..Start::default() };
+        let mut sequencer = Sequencer::new(SETTINGS, Vec::new(), start, Duration::ZERO);
+        let owed = |sequencer: &Sequencer| -> Vec<u64> {
+            sequencer.epochs().owed().map(|(epoch, _)| epoch.0).collect()
+        };
+        assert_eq!(owed(&sequencer), [4, 5, 6, 7]);
+        sequencer.stop(at(1));
+        assert_eq!(owed(&sequencer), [4, 5, 6, 7, 8], "a stop never waits");
+        for epoch in 1..=4 {
+            sequencer.snapshot(Snapshot { epoch: Epoch(epoch), now: at(1), nodes: Vec::new() });
+        }
+        assert_eq!(
+            sequencer.commit().unwrap().epoch,
+            Epoch(4),
+            "what the replay says of older ones is no matter"
+        );
+    }
+
+    #[test]
     fn a_quarter_of_the_log_brings_the_cut_forward_counting_what_was_there_at_the_start() {
         let start =
             Start { positions: vec![None], log_bytes_since_cut: 60, anchored: true, ..Start::default() };
@@ -451,6 +502,23 @@ mod tests {
         let commit = sequencer.commit().unwrap();
         assert_eq!((commit.epoch, commit.offset), (Epoch(1), 2));
         assert_eq!(commit.sources, [Some(Position("p10".to_owned())), None]);
+    }
+
+    #[test]
+    fn nothing_follows_a_cut_that_is_held_but_a_stop() {
+        let mut sequencer = sequencer(SETTINGS);
+        rows(&mut sequencer, 1);
+        let epoch = sequencer.hold(at(2));
+        assert_eq!(polled(&mut sequencer), ["0: rows 0", "1: cut 1"]);
+        let deadline = Some(Duration::from_secs(3));
+        sequencer.pass(at(30), deadline);
+        assert!(!sequencer.takes() && !sequencer.may_cut() && sequencer.due(deadline).is_none());
+        assert!(sequencer.is_held(epoch) && polled(&mut sequencer).is_empty());
+        sequencer.release();
+        assert!(sequencer.takes() && sequencer.may_cut() && !sequencer.is_held(epoch));
+        sequencer.hold(at(31));
+        sequencer.stop(at(32));
+        assert_eq!(polled(&mut sequencer), ["2: cut 2", "3: stop 3"]);
     }
 
     #[test]

@@ -11,21 +11,36 @@ pub struct Backoff {
     least: Duration,
     most: Duration,
     next: Duration,
+    /// State of the jitter: SplitMix64 (Steele, Lea, Flood 2014).
+    seed: u64,
 }
 
 impl Backoff {
-    /// Starts at `least`, doubles up to `most`.
+    /// Starts at `least`, doubles up to `most`, with a jitter of its own.
     pub fn new(least: Duration, most: Duration) -> Self {
-        Self { least, most, next: least }
+        // Which moment within the bound does not matter, only that gateways differ.
+        Self::seeded(least, most, uuid::Uuid::new_v4().as_u64_pair().0)
+    }
+
+    /// The same with the jitter that a seed gives.
+    pub fn seeded(least: Duration, most: Duration, seed: u64) -> Self {
+        Self { least, most, next: least, seed }
     }
 
     /// The next wait: between half the current bound and all of it.
     pub fn wait(&mut self) -> Duration {
         let bound = self.next;
         self.next = (bound * 2).min(self.most);
-        // Which moment within the bound does not matter, only that gateways differ.
-        let noise = u64::from(uuid::Uuid::new_v4().as_fields().0) as f64 / f64::from(u32::MAX);
-        bound.mul_f64(0.5 + noise / 2.0)
+        bound.mul_f64(0.5 + self.noise() / 2.0)
+    }
+
+    /// A number from 0 up to 1.
+    fn noise(&mut self) -> f64 {
+        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.seed;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((mixed ^ (mixed >> 31)) >> 11) as f64 / (1u64 << 53) as f64
     }
 
     /// The peer answered: start over.
@@ -51,5 +66,11 @@ mod tests {
         }
         backoff.reset();
         assert!(backoff.wait() <= least);
+        let waits = |seed| {
+            let mut backoff = Backoff::seeded(least, most, seed);
+            [backoff.wait(), backoff.wait(), backoff.wait()]
+        };
+        assert_eq!(waits(7), waits(7));
+        assert_ne!(waits(7), waits(8));
     }
 }

@@ -118,7 +118,15 @@ impl Client {
             }
             Self::V5(client) => {
                 let qos = if message.qos == 0 { Qos5::AtMostOnce } else { Qos5::AtLeastOnce };
-                client.try_publish(topic, qos, retain, message.payload.clone()).is_ok()
+                let payload = message.payload.clone();
+                if !message.replayed {
+                    return client.try_publish(topic, qos, retain, payload).is_ok();
+                }
+                let properties = packet5::PublishProperties {
+                    user_properties: vec![("replayed".to_owned(), "true".to_owned())],
+                    ..packet5::PublishProperties::default()
+                };
+                client.try_publish_with_properties(topic, qos, retain, payload, properties).is_ok()
             }
         }
     }

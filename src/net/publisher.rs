@@ -77,6 +77,8 @@ pub struct Message {
     pub qos: u8,
     /// Whether the broker keeps it for later subscribers.
     pub retain: bool,
+    /// Whether it says, as a user property of MQTT 5, that newer ones went before it.
+    pub replayed: bool,
 }
 
 impl Message {
@@ -87,6 +89,8 @@ impl Message {
 
 struct Entry {
     message: Message,
+    /// Its number among all messages that were ever put into the queue.
+    number: u64,
     /// Its packet identifier on the current connection; 0 as long as it has none.
     packet: u16,
     settled: bool,
@@ -104,6 +108,12 @@ struct Outbox {
     in_flight: usize,
     packet_bytes_max: usize,
     refused: u64,
+    /// The number that the next message gets.
+    next: u64,
+    /// Messages that were refused, with the reasons, if somebody asks for them.
+    refusals: Option<Vec<(u64, String)>>,
+    /// Why there is no connection, since the last try to have one failed.
+    away: Option<String>,
     closing: bool,
 }
 
@@ -115,7 +125,8 @@ impl Outbox {
 
     fn push(&mut self, message: Message) {
         self.bytes += message.bytes();
-        self.queue.push_back(Entry { message, packet: 0, settled: false });
+        self.queue.push_back(Entry { message, number: self.next, packet: 0, settled: false });
+        self.next += 1;
         self.hand_on();
     }
 
@@ -130,7 +141,9 @@ impl Outbox {
                 let reason = format!("it has {bytes} bytes, the largest packet {}", self.packet_bytes_max);
                 let entry = self.queue.remove(self.handed);
                 self.bytes -= bytes;
-                self.refuse(entry.as_ref().map_or("", |entry| &entry.message.topic), &reason);
+                if let Some(entry) = entry {
+                    self.refuse(entry.number, &entry.message.topic, &reason);
+                }
                 continue;
             }
             if !client.publish(&entry.message) {
@@ -140,8 +153,12 @@ impl Outbox {
         }
     }
 
-    fn refuse(&mut self, topic: &str, reason: &str) {
+    fn refuse(&mut self, number: u64, topic: &str, reason: &str) {
         self.refused += 1;
+        if let Some(refusals) = &mut self.refusals {
+            refusals.push((number, reason.to_owned()));
+            return;
+        }
         // A broker that refuses everything must not fill the disk with log lines.
         if self.refused.is_power_of_two() {
             warn!(topic, reason, refused = self.refused, "a message cannot be published and is dropped");
@@ -150,6 +167,7 @@ impl Outbox {
 
     fn connected(&mut self, client: Client, packet_bytes_max: usize) {
         self.client = Some(client);
+        self.away = None;
         self.packet_bytes_max = packet_bytes_max;
         self.hand_on();
     }
@@ -167,9 +185,9 @@ impl Outbox {
         let mut written = self.queue.iter_mut().take(self.written);
         let Some(entry) = written.find(|entry| entry.packet == packet && !entry.settled) else { return };
         entry.settled = true;
-        let topic = refused.as_ref().map(|_| entry.message.topic.clone());
-        if let (Some(reason), Some(topic)) = (refused, topic) {
-            self.refuse(&topic, &reason);
+        let refused = refused.map(|reason| (entry.number, entry.message.topic.clone(), reason));
+        if let Some((number, topic, reason)) = refused {
+            self.refuse(number, &topic, &reason);
         }
         self.remove_settled();
     }
@@ -181,6 +199,11 @@ impl Outbox {
             self.written -= 1;
         }
         self.hand_on();
+    }
+
+    /// The number of the oldest message that is not settled; the next one's where there is none.
+    fn oldest(&self) -> u64 {
+        self.queue.iter().find(|entry| !entry.settled).map_or(self.next, |entry| entry.number)
     }
 
     /// The connection is gone: the next one gets everything that is not settled.
@@ -207,6 +230,17 @@ impl Shared {
         // Nothing that holds the lock can panic half-way in a way that matters.
         self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How things stand with the messages of a publisher.
+#[derive(Debug, Clone)]
+pub struct Progress {
+    /// The number of the oldest message that is not settled.
+    pub oldest: u64,
+    /// Messages that were refused since the last time, with the reasons.
+    pub refusals: Vec<(u64, String)>,
+    /// Why there is no connection, if there is none.
+    pub away: Option<String>,
 }
 
 /// Publishes messages in order, for ever trying. One owner at a time waits on it.
@@ -252,6 +286,51 @@ impl Publisher {
     /// Returns when every message is acknowledged, written (QoS 0) or refused. Cancel-safe.
     pub async fn flush(&self) {
         self.until(|outbox| outbox.queue.is_empty()).await;
+    }
+
+    /// From now on messages that are refused are kept for [`progress`](Self::progress) instead of being logged.
+    pub fn keep_refusals(&self) {
+        self.shared.outbox().refusals = Some(Vec::new());
+    }
+
+    /// Whether there is room for a message.
+    pub fn has_room(&self) -> bool {
+        self.shared.outbox().has_room()
+    }
+
+    /// The number that the next message gets.
+    pub fn next(&self) -> u64 {
+        self.shared.outbox().next
+    }
+
+    /// Waits until a message below `number` is settled that was not below `oldest`, or until it is known that there is no
+    /// connection, and says how things stand then. Cancel-safe.
+    pub async fn progress(&self, oldest: u64, number: u64) -> Progress {
+        self.until(|outbox| outbox.oldest() > oldest || outbox.oldest() >= number || outbox.away.is_some())
+            .await;
+        let mut outbox = self.shared.outbox();
+        Progress {
+            oldest: outbox.oldest(),
+            refusals: outbox.refusals.as_mut().map(std::mem::take).unwrap_or_default(),
+            away: outbox.away.clone(),
+        }
+    }
+
+    /// Takes back every message that is not settled, if there is no connection; says whether there is none. They may have
+    /// arrived.
+    pub fn withdraw(&self) -> bool {
+        let mut outbox = self.shared.outbox();
+        let away = outbox.client.is_none();
+        if away {
+            outbox.queue.clear();
+            (outbox.bytes, outbox.handed, outbox.written) = (0, 0, 0);
+        }
+        away
+    }
+
+    /// Returns when there is a connection. Cancel-safe.
+    pub async fn connected(&self) {
+        self.until(|outbox| outbox.client.is_some() && outbox.away.is_none()).await;
     }
 
     /// How many messages were dropped because they are too large or the broker refuses them.
@@ -317,6 +396,7 @@ async fn run(
         for happened in events.rest() {
             note(shared, &client, happened, packet_bytes_max);
         }
+        let Lost { reason, version } = lost;
         {
             let mut outbox = shared.outbox();
             outbox.lost();
@@ -324,7 +404,6 @@ async fn run(
                 return;
             }
         }
-        let Lost { reason, version } = lost;
         if version && up_since.is_none() && protocol.is_none() {
             speaking = if speaking == Protocol::V5 { Protocol::V4 } else { Protocol::V5 };
             debug!(broker, reason, "trying the other version of MQTT");
@@ -332,6 +411,8 @@ async fn run(
                 continue;
             }
         }
+        shared.outbox().away = Some(reason.clone());
+        shared.progress.notify_one();
         if up_since.is_some_and(|since| since.elapsed() > STEADY) {
             backoff.reset();
         }

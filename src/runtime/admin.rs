@@ -1,8 +1,9 @@
-//! The admin port: health, metrics, models. Off unless asked for.
+//! The admin port: health, metrics, models, reload. Off unless asked for.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -13,21 +14,14 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde_json::json;
 
-use super::metrics::{PipelineMetrics, exposition};
-use super::models::{MODEL_BYTES_MAX, Models, Submitted};
+use super::activity::EngineDoes;
+use super::health::PipelineHealth;
+use super::metrics::exposition;
+use super::models::{MODEL_BYTES_MAX, Submitted};
+use super::reload;
+pub use super::served::Served;
 use crate::core::ModelOrigin;
 use crate::error::{Error, Result};
-
-/// What the admin port knows of one pipeline.
-#[derive(Clone)]
-pub struct Served {
-    /// Its counts.
-    pub metrics: Arc<PipelineMetrics>,
-    /// Its models.
-    pub models: Arc<Models>,
-    /// Whether it takes rows.
-    pub ready: Arc<AtomicBool>,
-}
 
 /// All pipelines of this process: those that run, and those that wait for messages to find their columns.
 #[derive(Clone)]
@@ -47,11 +41,39 @@ impl Board {
     /// One that waited runs.
     pub fn started(&self, served: Served) {
         let mut pipelines = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        pipelines.waiting.retain(|name| name != served.metrics.pipeline());
+        pipelines.waiting.retain(|name| name != served.metrics().pipeline());
         pipelines.running.push(served);
     }
 
-    fn running(&self) -> Vec<Served> {
+    /// The state of every pipeline.
+    pub fn health(&self) -> Vec<PipelineHealth> {
+        let waiting = self.waiting().into_iter().map(PipelineHealth::waiting);
+        self.running().iter().map(Served::health).chain(waiting).collect()
+    }
+
+    /// The state of all in one line: what is wrong first, or how many there are.
+    pub fn status_line(&self) -> String {
+        let pipelines = self.health();
+        let problem = pipelines.iter().find_map(|health| Some((&health.pipeline, health.problems.first()?)));
+        match problem {
+            Some((pipeline, problem)) => format!("{pipeline}: {problem}"),
+            None => {
+                let waiting = pipelines.iter().filter(|health| health.waits_for.is_some()).count();
+                format!("{} pipelines run, {waiting} wait for messages", pipelines.len() - waiting)
+            }
+        }
+    }
+
+    /// Whether an engine has been at one record for at least so long.
+    pub fn is_stuck(&self, at_least: Duration) -> bool {
+        self.running().iter().any(|served| {
+            let (does, since) = served.metrics().engine_does.get();
+            EngineDoes::of(does) == EngineDoes::Works && since >= at_least
+        })
+    }
+
+    /// Those that run.
+    pub fn running(&self) -> Vec<Served> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).running.clone()
     }
 
@@ -89,6 +111,8 @@ pub async fn serve(
         .route("/health", get(health))
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
+        .route("/reload", post(reload_all))
+        .route("/reload/{pipeline}", post(reload_named))
         .route("/models", get(models))
         .route("/models/{node}", post(submit))
         .route("/models/{pipeline}/{node}", post(submit_to))
@@ -124,32 +148,9 @@ fn answer(status: StatusCode, value: &serde_json::Value) -> Response {
 }
 
 async fn health(State(admin): State<Arc<Admin>>) -> Response {
-    let waiting = admin.board.waiting().into_iter();
-    let waiting = waiting.map(|name| json!({ "pipeline": name, "ready": false, "waits_for": "messages" }));
-    let pipelines: Vec<_> = admin
-        .board
-        .running()
-        .iter()
-        .map(|served| {
-            let owed: Vec<_> = served
-                .metrics
-                .owed()
-                .into_iter()
-                .map(|(epoch, whom)| json!({ "epoch": epoch, "waits_for": whom }))
-                .collect();
-            let totals = served.metrics.totals();
-            json!({
-                "pipeline": served.metrics.pipeline(),
-                "ready": served.ready.load(Ordering::Relaxed),
-                "epoch": served.metrics.committed(),
-                "epochs_under_way": owed,
-                "source_rows": totals.source_rows,
-                "sink_rows": totals.sink_rows.into_iter().collect::<std::collections::BTreeMap<_, _>>(),
-            })
-        })
-        .chain(waiting)
-        .collect();
-    answer(StatusCode::OK, &json!({ "pipelines": pipelines }))
+    let pipelines = admin.board.health();
+    let healthy = pipelines.iter().all(|pipeline| pipeline.problems.is_empty());
+    answer(StatusCode::OK, &json!({ "healthy": healthy, "pipelines": pipelines }))
 }
 
 async fn ready(State(admin): State<Arc<Admin>>) -> Response {
@@ -157,11 +158,15 @@ async fn ready(State(admin): State<Arc<Admin>>) -> Response {
     let ready =
         admin.board.waiting().is_empty() && running.iter().all(|served| served.ready.load(Ordering::Relaxed));
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    answer(status, &json!({ "ready": ready }))
+    let reloading: Vec<_> = (running.iter().map(Served::metrics))
+        .filter(|metrics| metrics.control.is_reloading())
+        .map(|metrics| metrics.pipeline().to_owned())
+        .collect();
+    answer(status, &json!({ "ready": ready, "reloading": reloading }))
 }
 
 async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
-    let pipelines: Vec<_> = admin.board.running().iter().map(|served| Arc::clone(&served.metrics)).collect();
+    let pipelines: Vec<_> = admin.board.running().iter().map(Served::metrics).collect();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], exposition(&pipelines)).into_response()
 }
 
@@ -171,13 +176,18 @@ async fn models(State(admin): State<Arc<Admin>>) -> Response {
         .running()
         .iter()
         .flat_map(|served| {
-            let running = served.metrics.models();
-            let pipeline = served.metrics.pipeline();
+            let metrics = served.metrics();
+            let running = metrics.models();
+            let pipeline = metrics.pipeline();
             let row = |node: &str| {
                 let id = running.get(node).map(ToString::to_string);
                 json!({ "pipeline": pipeline, "node": node, "model": id })
             };
-            served.models.nodes().map(row).collect::<Vec<_>>()
+            served
+                .models()
+                .iter()
+                .flat_map(|models| models.nodes().map(row).collect::<Vec<_>>())
+                .collect::<Vec<_>>()
         })
         .collect();
     answer(StatusCode::OK, &json!({ "models": rows }))
@@ -185,11 +195,10 @@ async fn models(State(admin): State<Arc<Admin>>) -> Response {
 
 async fn submit(State(admin): State<Arc<Admin>>, Path(node): Path<String>, body: Bytes) -> Response {
     let running = admin.board.running();
-    let takers: Vec<&Served> =
-        running.iter().filter(|served| served.models.nodes().any(|name| name == node)).collect();
+    let takers: Vec<&Served> = running.iter().filter(|served| takes_models(served, &node)).collect();
     match takers.as_slice() {
         [] => refuse(StatusCode::NOT_FOUND, &format!("no pipeline has a node `{node}` that takes models")),
-        [served] => outcome(served.models.submit(&node, body.to_vec(), ModelOrigin::Request).await),
+        [served] => submit_there(served, &node, body).await,
         _ => refuse(
             StatusCode::BAD_REQUEST,
             &format!("several pipelines have a node `{node}`: post to /models/<pipeline>/{node}"),
@@ -202,9 +211,77 @@ async fn submit_to(
     Path((pipeline, node)): Path<(String, String)>,
     body: Bytes,
 ) -> Response {
-    match admin.board.running().iter().find(|served| served.metrics.pipeline() == pipeline) {
-        Some(served) => outcome(served.models.submit(&node, body.to_vec(), ModelOrigin::Request).await),
+    match admin.board.running().iter().find(|served| served.metrics().pipeline() == pipeline) {
+        Some(served) => submit_there(served, &node, body).await,
         None => refuse(StatusCode::NOT_FOUND, &format!("there is no pipeline `{pipeline}`")),
+    }
+}
+
+fn takes_models(served: &Served, node: &str) -> bool {
+    served.models().is_some_and(|models| models.nodes().any(|name| name == node))
+}
+
+async fn submit_there(served: &Served, node: &str, body: Bytes) -> Response {
+    match served.models() {
+        Some(models) => outcome(models.submit(node, body.to_vec(), ModelOrigin::Request).await),
+        None => refuse(StatusCode::SERVICE_UNAVAILABLE, "the pipeline has not begun"),
+    }
+}
+
+/// Reads the files of all pipelines again.
+async fn reload_all(State(admin): State<Arc<Admin>>) -> Response {
+    let mut worst = StatusCode::CONFLICT;
+    let mut outcomes = Vec::new();
+    for served in admin.board.running() {
+        let (status, outcome) = reload_one(&served).await;
+        worst = match (worst, status) {
+            (worst, status) if worst.is_success() || worst == StatusCode::CONFLICT => {
+                if status == StatusCode::CONFLICT { worst } else { status }
+            }
+            (worst, _) => worst,
+        };
+        outcomes.push(outcome);
+    }
+    answer(worst, &json!({ "pipelines": outcomes }))
+}
+
+/// Reads the file of one pipeline again.
+async fn reload_named(State(admin): State<Arc<Admin>>, Path(pipeline): Path<String>) -> Response {
+    match admin.board.running().iter().find(|served| served.metrics().pipeline() == pipeline) {
+        Some(served) => {
+            let (status, outcome) = reload_one(served).await;
+            answer(status, &outcome)
+        }
+        None => refuse(StatusCode::NOT_FOUND, &format!("there is no pipeline `{pipeline}`")),
+    }
+}
+
+async fn reload_one(served: &Served) -> (StatusCode, serde_json::Value) {
+    let metrics = served.metrics();
+    let pipeline = metrics.pipeline();
+    let Some(reloader) = &served.reloader else {
+        let error = "it was not started from a file";
+        return (StatusCode::UNPROCESSABLE_ENTITY, json!({ "pipeline": pipeline, "error": error }));
+    };
+    let failed = |status, error: String| (status, json!({ "pipeline": pipeline, "error": error }));
+    match reloader.reload().await {
+        reload::Outcome::Applied(reloaded) => {
+            let outcome = json!({
+                "pipeline": pipeline,
+                "epoch": reloaded.epoch.0,
+                "kept": reloaded.kept,
+                "fresh": reloaded.fresh,
+                "from_checkpoint": reloaded.from_checkpoint,
+            });
+            (StatusCode::OK, outcome)
+        }
+        reload::Outcome::Unchanged => {
+            failed(StatusCode::CONFLICT, "the file says what runs already".to_owned())
+        }
+        reload::Outcome::Wrong(reason) | reload::Outcome::Refused(reason) => {
+            failed(StatusCode::UNPROCESSABLE_ENTITY, reason)
+        }
+        reload::Outcome::Busy(reason) => failed(StatusCode::SERVICE_UNAVAILABLE, reason),
     }
 }
 
@@ -220,6 +297,7 @@ fn outcome(submitted: Submitted) -> Response {
         }
         Submitted::Same(id) => refuse(StatusCode::CONFLICT, &format!("model {} runs already", id.short())),
         Submitted::NoNode(reason) => refuse(StatusCode::NOT_FOUND, &reason),
+        Submitted::Busy(reason) => refuse(StatusCode::SERVICE_UNAVAILABLE, &reason),
         Submitted::Refused(reason) => refuse(StatusCode::UNPROCESSABLE_ENTITY, &reason),
     }
 }

@@ -1,86 +1,60 @@
 //! The task that gives records their one order, makes cuts, and commits epochs.
 //!
 //! It never waits for one thing only: reports and requests are heard while the engine or a sink is busy, so
-//! control does not stand in line behind data.
+//! control does not stand in line behind data. What cannot be done in time is given up with the reason.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
-use tracing::{debug, warn};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout};
+use tracing::{debug, error, warn};
 
+use super::activity::Held;
 use super::durable::{Checkpoints, Saved};
+pub use super::lines::{CoordinatorLines, Doors, Outcome, Request, Settings};
 use super::metrics::PipelineMetrics;
-use super::wire::{Arrival, Report, SinkOrder, Stamped};
+use super::reload::Replacement;
+use super::wire::{Arrival, Report, SinkOrder, SourceId};
 use crate::clock::Clock;
-use crate::core::{Change, Commit, Epoch, Model, Position, Sequencer, SequencerSettings, Start};
-use crate::error::{Error, Result};
+use crate::core::{Change, Commit, Epoch, Record, Sequencer, Snapshot, Start};
+use crate::error::{Error, Kind, Result};
+use crate::store::{Letter, LetterBody, LetterKind};
 
-/// What somebody outside wants of a running pipeline.
-pub enum Request {
-    /// Stop at a cut.
-    Stop,
-    /// Give a node another model; the answer comes when the cut is committed, or refused.
-    Model {
-        /// The node.
-        node: String,
-        /// The verified model.
-        model: Arc<Model>,
-        /// Where the answer goes.
-        answer: oneshot::Sender<Result<()>>,
-    },
-}
+/// How long a part that has ended may take to say why.
+const REASON_MAX: Duration = Duration::from_secs(1);
 
-/// What the coordinator is connected to.
-pub struct CoordinatorLines {
-    /// Rows from all sources.
-    pub arrivals: mpsc::Receiver<Arrival>,
-    /// From every part of the pipeline.
-    pub reports: mpsc::UnboundedReceiver<Report>,
-    /// From outside.
-    pub requests: mpsc::Receiver<Request>,
-    /// To the journal or the engine.
-    pub feed: mpsc::Sender<Stamped>,
-    /// Offsets before which the journal needs nothing any more.
-    pub removals: mpsc::UnboundedSender<u64>,
-    /// When the engine wants its next tick.
-    pub deadline: watch::Receiver<Option<Duration>>,
-    /// Positions that are safe, to each source.
-    pub sources: Vec<mpsc::UnboundedSender<Position>>,
-    /// Orders to each sink.
-    pub sinks: Vec<mpsc::UnboundedSender<SinkOrder>>,
-}
-
-/// How the coordinator works.
-pub struct Settings {
-    /// How records are put in order and when cuts are made.
-    pub sequencer: SequencerSettings,
-    /// Whether there is a journal, so that a record is safe once it is synced; else once it is committed.
-    pub journal: bool,
-}
-
-/// The [`Sequencer`] of one pipeline with its connections. What it decides, it decides in there.
+/// The [`Sequencer`] of one engine with its connections. What it decides, it decides in there.
 pub struct Coordinator {
     clock: Clock,
     lines: CoordinatorLines,
-    journal: bool,
+    settings: Settings,
     checkpoints: Option<Checkpoints>,
     metrics: Arc<PipelineMetrics>,
     sequencer: Sequencer,
-    waiting: VecDeque<Request>,
+    /// Requests that wait for a place among the epochs, and until when.
+    waiting: VecDeque<(Instant, Request)>,
     answers: VecDeque<(Epoch, oneshot::Sender<Result<()>>)>,
+    /// A reload whose cut is made, and until when its commit is waited for.
+    held: Option<(Instant, Box<Replacement>)>,
     committing: Option<tokio::task::JoinHandle<Result<Saved>>>,
+    /// Dead letters that are being written.
+    keeping: tokio::task::JoinSet<Result<()>>,
+    /// Offset of the first record behind the checkpoint committed last.
+    committed_offset: Option<u64>,
 }
 
 /// What woke the coordinator.
 enum Wake {
     Report(Report),
+    SourceFailed(SourceId, Error),
     Request(Option<Request>),
     Room,
     Arrival(Option<Arrival>),
     Timer,
     Committed(Result<Saved>),
+    Kept(Result<()>),
 }
 
 impl Coordinator {
@@ -97,109 +71,224 @@ impl Coordinator {
         let sequencer = Sequencer::new(settings.sequencer, sink_names, start, clock.now().mono);
         Self {
             clock,
-            journal: settings.journal,
+            settings,
             checkpoints,
             metrics,
             sequencer,
             waiting: VecDeque::new(),
             answers: VecDeque::new(),
+            held: None,
             committing: None,
+            keeping: tokio::task::JoinSet::new(),
+            committed_offset: None,
             lines,
         }
     }
 
-    /// Runs until the pipeline has stopped and everything is committed.
+    /// A source that has ended before this engine was built: it will not say so again.
+    pub fn source_ended(&mut self, input: usize) {
+        self.sequencer.end(self.clock.now(), input);
+    }
+
+    /// A request that came before this could hear it.
+    pub fn request(&mut self, request: Request) {
+        self.waiting.push_back((Instant::now() + self.settings.patience, request));
+    }
+
+    /// Something was reported before this could hear it.
     ///
     /// # Errors
     /// The failure of whichever part cannot go on.
-    pub async fn run(mut self) -> Result<()> {
+    pub fn reported(&mut self, report: Report) -> Result<Option<Outcome>> {
+        self.report(report)
+    }
+
+    /// What was asked for and not done.
+    pub fn unheard(&mut self) -> Vec<Request> {
+        let held = self.held.take().map(|(_, replacement)| Request::Reload(replacement));
+        let waiting = self.waiting.drain(..).map(|(_, request)| request);
+        let stop = self.sequencer.is_stopping().then_some(Request::Stop);
+        held.into_iter().chain(waiting).chain(stop).collect()
+    }
+
+    /// Whether an epoch was committed since this engine was built, and behind which offset.
+    pub fn committed_offset(&self) -> Option<u64> {
+        self.committed_offset
+    }
+
+    /// Behind a halt everything goes on as before.
+    pub fn release(&mut self) {
+        self.sequencer.release();
+    }
+
+    /// Runs until the pipeline has stopped and everything is committed, or something else must happen first.
+    ///
+    /// # Errors
+    /// The failure of whichever part cannot go on.
+    pub async fn run(&mut self, doors: &mut Doors) -> Result<Outcome> {
         loop {
-            self.begin_waiting();
-            self.send_outbox()?;
-            match self.wake().await {
-                Wake::Report(report) => self.report(report)?,
-                Wake::Request(Some(request)) => self.waiting.push_back(request),
-                Wake::Request(None) => self.waiting.push_back(Request::Stop),
+            if let Some(outcome) = self.begin_waiting() {
+                return Ok(outcome);
+            }
+            if let Some(outcome) = self.send_outbox().await? {
+                return Ok(outcome);
+            }
+            self.metrics.held.stay(self.held_by() as u16);
+            match self.wake(doors).await {
+                Wake::Report(report) => {
+                    if let Some(outcome) = self.report(report)? {
+                        return Ok(outcome);
+                    }
+                }
+                Wake::SourceFailed(source, error) => {
+                    if self.input_of(source).is_some() {
+                        return Err(error);
+                    }
+                }
+                Wake::Request(request) => self.request(request.unwrap_or(Request::Stop)),
                 Wake::Room => {}
                 Wake::Arrival(Some(arrival)) => self.arrival(arrival),
                 Wake::Arrival(None) => {}
                 Wake::Timer => self.timer(),
+                Wake::Kept(Ok(())) => {}
+                Wake::Kept(Err(error)) => warn!(%error, "a dead letter could not be kept"),
                 Wake::Committed(saved) => {
                     self.committing = None;
                     let saved = saved?;
                     let _ = self.lines.removals.send(saved.remove_before);
-                    if self.committed(&saved.commit) {
-                        return Ok(());
+                    if let Some(outcome) = self.committed(saved.commit) {
+                        return Ok(outcome);
                     }
                 }
             }
-            if self.commit_next() {
-                return Ok(());
+            if let Some(outcome) = self.commit_next() {
+                return Ok(outcome);
             }
         }
     }
 
-    async fn wake(&mut self) -> Wake {
+    async fn wake(&mut self, doors: &mut Doors) -> Wake {
         let idle = self.sequencer.waiting() == 0;
         let (taking, stopping) = (self.sequencer.takes(), self.sequencer.is_stopping());
-        let due = self.sequencer.due(*self.lines.deadline.borrow());
-        let at = due.map(|mono| self.clock.instant(mono));
+        let due = self.sequencer.due(*self.lines.deadline.borrow()).filter(|_| idle);
+        let patience = self.held.iter().map(|(until, _)| *until);
+        let patience = patience.chain(self.waiting.front().map(|(until, _)| *until)).min();
+        let at = due.map(|mono| self.clock.instant(mono)).into_iter().chain(patience).min();
         let lines = &mut self.lines;
         let committing = &mut self.committing;
+        let keeping = &mut self.keeping;
         tokio::select! {
             biased;
             Some(report) = lines.reports.recv() => Wake::Report(report),
             outcome = async { joined(committing).await }, if committing.is_some() => Wake::Committed(outcome),
-            request = lines.requests.recv(), if !stopping => Wake::Request(request),
+            Some(kept) = keeping.join_next(), if !keeping.is_empty() => Wake::Kept(kept.unwrap_or(Ok(()))),
+            Some((source, error)) = doors.failures.recv() => Wake::SourceFailed(source, error),
+            request = doors.requests.recv(), if !stopping => Wake::Request(request),
             room = lines.feed.reserve(), if !idle => {
                 drop(room);
                 Wake::Room
             }
-            arrival = lines.arrivals.recv(), if taking => Wake::Arrival(arrival),
-            () = sleep_until(at), if idle && at.is_some() => Wake::Timer,
+            arrival = doors.arrivals.recv(), if taking => Wake::Arrival(arrival),
+            () = sleep_until(at), if at.is_some() => Wake::Timer,
             Ok(()) = lines.deadline.changed(), if idle => Wake::Room,
+        }
+    }
+
+    /// What keeps rows from being taken.
+    fn held_by(&self) -> Held {
+        let sequencer = &self.sequencer;
+        match () {
+            () if sequencer.takes() => Held::Free,
+            () if sequencer.is_stopping() => Held::Stopping,
+            () if self.held.is_some() => Held::Reload,
+            () if sequencer.is_tight() => Held::LogFull,
+            () if sequencer.waiting() > 0 => Held::RecordsBefore,
+            () => Held::FirstCheckpoint,
         }
     }
 
     fn timer(&mut self) {
         let deadline = *self.lines.deadline.borrow();
-        self.sequencer.pass(self.clock.now(), deadline);
+        if self.sequencer.waiting() == 0 {
+            self.sequencer.pass(self.clock.now(), deadline);
+        }
+    }
+
+    fn input_of(&self, source: SourceId) -> Option<usize> {
+        self.lines.sources.iter().position(|(known, _)| *known == source)
     }
 
     fn arrival(&mut self, arrival: Arrival) {
         let now = self.clock.now();
+        let (Arrival::Batch { source, .. } | Arrival::End { source }) = &arrival;
+        // What a source gave that is gone or was opened anew since counts for nothing: it was not acknowledged.
+        let Some(input) = self.input_of(*source) else { return };
         match arrival {
-            Arrival::Batch { input, batch, position } => {
-                self.metrics.source(input, &batch);
-                self.sequencer.rows(now, input, batch, position);
-            }
-            Arrival::End { input } => {
+            Arrival::Batch { batch, position, .. } => self.sequencer.rows(now, input, batch, position),
+            Arrival::End { .. } => {
                 debug!(source = self.metrics.source_name(input), "the source has ended");
                 self.sequencer.end(now, input);
             }
         }
     }
 
-    /// Requests that had to wait for a place among the epochs under way.
-    fn begin_waiting(&mut self) {
+    /// Requests that had to wait for a place among the epochs under way, and what has waited long enough.
+    fn begin_waiting(&mut self) -> Option<Outcome> {
+        let now = Instant::now();
+        if let Some((_, replacement)) = self.held.take_if(|(until, _)| *until <= now) {
+            warn!(waits_for = self.owed(), "the cut for the new graph is not committed in time");
+            return Some(Outcome::Reload { replacement, commit: None });
+        }
         while !self.sequencer.is_stopping()
-            && let Some(request) = self.waiting.pop_front()
+            && let Some((until, request)) = self.waiting.pop_front()
         {
             match request {
-                Request::Stop => self.sequencer.stop(self.clock.now()),
-                Request::Model { node, model, answer } if self.sequencer.may_cut() => {
+                Request::Stop => {
+                    if let Some((_, replacement)) = self.held.take() {
+                        replacement.refuse(Error::new(Kind::Unavailable, "the pipeline is stopping"));
+                    }
+                    self.sequencer.stop(self.clock.now());
+                }
+                Request::Model { generation, answer, .. } if generation != self.settings.generation => {
+                    let reason = "the pipeline was reloaded meanwhile; send it again";
+                    let _ = answer.send(Err(Error::new(Kind::Unavailable, reason)));
+                }
+                Request::Model { node, model, answer, .. } if self.sequencer.may_cut() => {
                     let epoch = self.sequencer.cut(self.clock.now(), Some(Change::Model { node, model }));
                     self.answers.push_back((epoch, answer));
                 }
+                Request::Model { answer, .. } if until <= now => {
+                    let reason = format!("no change can be made now: {}", self.owed());
+                    let _ = answer.send(Err(Error::new(Kind::Unavailable, reason)));
+                }
+                Request::Reload(replacement) if self.sequencer.may_cut() => {
+                    self.sequencer.hold(self.clock.now());
+                    self.held = Some((until, replacement));
+                }
+                Request::Reload(replacement) if until <= now && self.held.is_none() => {
+                    warn!(
+                        waits_for = self.owed(),
+                        "there is no place for the cut at which the new graph begins"
+                    );
+                    return Some(Outcome::Reload { replacement, commit: None });
+                }
                 request => {
-                    self.waiting.push_front(request);
+                    self.waiting.push_front((until, request));
                     break;
                 }
             }
         }
+        None
     }
 
-    fn send_outbox(&mut self) -> Result<()> {
+    /// On whom the epochs under way wait, in words.
+    fn owed(&self) -> String {
+        let epochs = self.sequencer.epochs().owed();
+        let epochs = epochs.map(|(epoch, whom)| format!("epoch {epoch} waits for {}", whom.join(", ")));
+        epochs.collect::<Vec<_>>().join("; ")
+    }
+
+    async fn send_outbox(&mut self) -> Result<Option<Outcome>> {
         while let Some(stamped) = self.sequencer.poll() {
             match self.lines.feed.try_send(stamped) {
                 Ok(()) => {}
@@ -207,44 +296,95 @@ impl Coordinator {
                     self.sequencer.put_back(stamped);
                     break;
                 }
-                Err(mpsc::error::TrySendError::Closed(_)) => {
+                Err(mpsc::error::TrySendError::Closed(stamped)) => {
+                    self.sequencer.put_back(stamped);
                     // Whoever closed it has said why, or is about to.
-                    let reason =
-                        std::iter::from_fn(|| self.lines.reports.try_recv().ok()).find_map(|report| {
-                            match report {
-                                Report::Failed(error) => Some(error),
-                                _ => None,
-                            }
-                        });
-                    return Err(
-                        reason.unwrap_or_else(|| Error::data("the engine has stopped without a word"))
-                    );
+                    while let Ok(Some(report)) = timeout(REASON_MAX, self.lines.reports.recv()).await {
+                        if let Some(outcome) = self.report(report)? {
+                            return Ok(Some(outcome));
+                        }
+                    }
+                    return Err(Error::data("the engine has stopped without a word"));
                 }
             }
         }
-        Ok(())
+        Ok(None)
     }
 
-    fn report(&mut self, report: Report) -> Result<()> {
+    /// The engine is given up: a checkpoint that is being written is finished, and what was put in order goes on to the
+    /// log; false if it cannot.
+    pub async fn hand_over(&mut self, has_log: bool) -> bool {
+        if let Some(committing) = self.committing.take() {
+            // Whether it counts, the next start finds out.
+            let _ = committing.await;
+        }
+        let lost = "the engine is built again; GET /models says whether it runs";
+        for (_, answer) in self.answers.drain(..) {
+            let _ = answer.send(Err(Error::new(Kind::Unavailable, lost)));
+        }
+        if !has_log {
+            return true;
+        }
+        while let Some(stamped) = self.sequencer.poll() {
+            if self.lines.feed.send(stamped).await.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn report(&mut self, report: Report) -> Result<Option<Outcome>> {
         match report {
             Report::Synced { below, positions, grown_bytes, log_bytes, retained_bytes } => {
                 debug!(below, log_bytes, retained_bytes, "log synced");
                 self.sequencer.logged(grown_bytes, log_bytes);
                 self.metrics.set_log_bytes(log_bytes + retained_bytes);
                 for (input, position) in positions {
-                    let _ = self.lines.sources[input].send(position);
+                    let _ = self.lines.sources[input].1.send(position);
                 }
             }
-            Report::Snapshot(snapshot) => self.sequencer.snapshot(snapshot),
+            Report::Snapshot(snapshot) => self.snapshot(snapshot),
             Report::Rejected { epoch, node, error } => {
                 warn!(node, %error, "change refused");
                 self.answer(epoch, Err(error));
             }
             Report::Flushed { sink, epoch, position } => self.sequencer.flushed(sink, epoch, position),
+            Report::Engine { offset, error } => return Ok(Some(Outcome::EngineFailed { offset, error })),
+            Report::Skipped { offset, record } => self.skipped(offset, record),
             Report::Failed(error) => return Err(error),
         }
         self.metrics.set_owed(self.sequencer.epochs());
-        Ok(())
+        Ok(None)
+    }
+
+    fn snapshot(&mut self, snapshot: Snapshot) {
+        self.sequencer.snapshot(snapshot);
+    }
+
+    /// A record was left out: what is in it becomes a dead letter, where there is a place for them, before any commit
+    /// lets the log forget it.
+    fn skipped(&mut self, offset: u64, record: Record) {
+        let reason = "the engine failed at it three times";
+        let Record::Batch { input, batch } = record else {
+            error!(offset, "a record is left out: {reason}");
+            return self.metrics.control.skipped(offset, reason);
+        };
+        let (source, rows) = (self.metrics.source_name(input), batch.num_rows());
+        error!(offset, source, rows, "a record is left out: {reason}");
+        self.metrics.control.skipped(offset, &format!("{reason}; {rows} rows of `{source}`"));
+        let letter = Letter {
+            kind: LetterKind::Poison,
+            node: source.to_owned(),
+            place: format!("record {offset}"),
+            reason: reason.to_owned(),
+            status: None,
+            wall_us: self.clock.now().wall.micros(),
+            offset: Some(offset),
+            body: LetterBody::Rows(batch),
+        };
+        if let Some(letters) = self.metrics.letters.get().cloned() {
+            self.keeping.spawn(async move { letters.keep(vec![letter]).await });
+        }
     }
 
     fn answer(&mut self, epoch: Epoch, outcome: Result<()>) {
@@ -258,40 +398,46 @@ impl Coordinator {
         }
     }
 
-    /// Commits complete epochs, one at a time; true when the last one is committed.
-    fn commit_next(&mut self) -> bool {
+    /// Commits complete epochs, one at a time.
+    fn commit_next(&mut self) -> Option<Outcome> {
         while self.committing.is_none()
+            && self.keeping.is_empty()
             && let Some(commit) = self.sequencer.commit()
         {
             if let Some(checkpoints) = &self.checkpoints {
                 self.committing = Some(checkpoints.save(commit, self.clock.now()));
-            } else if self.committed(&commit) {
-                return true;
+            } else if let Some(outcome) = self.committed(commit) {
+                return Some(outcome);
             }
         }
-        false
+        None
     }
 
-    /// Tells everyone that an epoch is committed; true if it was the last.
-    fn committed(&mut self, commit: &Commit) -> bool {
+    /// Tells everyone that an epoch is committed.
+    fn committed(&mut self, commit: Commit) -> Option<Outcome> {
         self.sequencer.committed();
         let last = self.sequencer.is_last(commit.epoch);
         debug!(epoch = commit.epoch.0, offset = commit.offset, "epoch committed");
         self.metrics.set_committed(commit.epoch);
+        self.committed_offset = Some(commit.offset);
         for sink in &self.lines.sinks {
             let order =
                 if last { SinkOrder::Close(commit.epoch) } else { SinkOrder::Committed(commit.epoch) };
             let _ = sink.send(order);
         }
-        if !self.journal {
-            for (source, position) in self.lines.sources.iter().zip(&commit.sources) {
+        if !self.settings.journal {
+            for ((_, source), position) in self.lines.sources.iter().zip(&commit.sources) {
                 if let Some(position) = position {
                     let _ = source.send(position.clone());
                 }
             }
         }
         self.answer(commit.epoch, Ok(()));
-        last
+        if last {
+            return Some(Outcome::Stopped);
+        }
+        let held = self.held.take_if(|_| self.sequencer.is_held(commit.epoch));
+        held.map(|(_, replacement)| Outcome::Reload { replacement, commit: Some(commit) })
     }
 }
 

@@ -30,6 +30,9 @@ const SCHEMA: &str = "schema.json";
 /// Schema files larger than this are none.
 const SCHEMA_BYTES_MAX: u64 = 16 << 20;
 
+/// Small files larger than this are none.
+const NOTE_BYTES_MAX: u64 = 1 << 20;
+
 /// Columns that were found in messages, by source.
 pub type FoundColumns = BTreeMap<String, Columns>;
 
@@ -94,6 +97,27 @@ impl DataDir {
     /// If they cannot be written.
     pub fn keep_columns(&mut self, found: &FoundColumns) -> Result<()> {
         write_whole(&mut self.disk, SCHEMA, columns::write(found)?.as_bytes())
+    }
+
+    /// Where a file of the directory lies.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// A small file, if it is there.
+    pub(super) fn note(&mut self, name: &str) -> Result<Option<Vec<u8>>> {
+        if !self.disk.list("")?.iter().any(|there| there == name) {
+            return Ok(None);
+        }
+        let mut text = vec![0; usize::try_from(self.disk.len(name)?.min(NOTE_BYTES_MAX)).unwrap_or(0)];
+        let read = self.disk.read(name, 0, &mut text)?;
+        text.truncate(read);
+        Ok(Some(text))
+    }
+
+    /// Keeps a small file, durably and whole.
+    pub(super) fn keep_note(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        write_whole(&mut self.disk, name, bytes)
     }
 
     /// A handle of the store for the log.

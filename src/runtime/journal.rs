@@ -4,11 +4,14 @@
 //! tells the coordinator, which lets the sources acknowledge, and only then hands the records to the engine. At
 //! the start it first hands on what the log holds behind the checkpoint.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
+use super::activity::{Activity, JournalDoes};
+use super::valve::Valve;
 use super::wire::{Report, Stamped};
 use crate::core::{Position, Record};
 use crate::error::{Error, Kind, Result};
@@ -36,9 +39,14 @@ pub struct JournalLines {
     pub reports: mpsc::UnboundedSender<Report>,
     /// What was replayed, once.
     pub replayed: oneshot::Sender<Replayed>,
+    /// Through which records go to the engine.
+    pub valve: Valve,
+    /// What this thread does.
+    pub does: Arc<Activity>,
 }
 
-/// Starts the journal's thread.
+/// Starts the journal's thread. It ends when its feed closes, and then says whether all that it was given is in the
+/// log: records that come when the engine is gone are written as well, since their sources go on behind them.
 ///
 /// # Errors
 /// If the system gives no thread.
@@ -47,51 +55,54 @@ pub fn spawn(
     writer: Writer,
     replay: Replay,
     lines: JournalLines,
-) -> Result<std::thread::JoinHandle<()>> {
+) -> Result<std::thread::JoinHandle<bool>> {
     std::thread::Builder::new()
         .name("journal".to_owned())
         .spawn(move || {
             let reports = lines.reports.clone();
-            if let Err(error) = drive(log, writer, replay, lines) {
-                let _ = reports.send(Report::Failed(error));
-            }
+            let outcome = drive(log, writer, replay, lines);
+            outcome.map_err(|error| reports.send(Report::Failed(error))).is_ok()
         })
         .map_err(|error| Error::io("starting the journal thread", &error))
 }
 
 fn drive(mut log: Log, mut writer: Writer, replay: Replay, mut lines: JournalLines) -> Result<()> {
     // What was in doubt when the log was opened is safe before anything follows from it.
-    sync(&mut log);
-    let Some(replayed) = give_again(&mut log, replay, &lines.engine)? else { return Ok(()) };
-    if lines.replayed.send(replayed).is_err() {
+    sync(&mut log, &lines.reports, &lines.does)?;
+    let Some(replayed) = give_again(&mut log, replay, &mut lines)? else { return Ok(()) };
+    let JournalLines { mut feed, mut removals, engine, reports, replayed: told, mut valve, does } = lines;
+    if told.send(replayed).is_err() {
         return Ok(());
     }
+    let mut engine = Some(engine);
     let mut told_bytes = log.grown_bytes();
     // Not more than the channel holds: what is under way, and memory and log must have room for, is bounded by it.
-    let group_max = GROUP_MAX.min(lines.feed.max_capacity());
+    let group_max = GROUP_MAX.min(feed.max_capacity());
     let mut group = Vec::with_capacity(group_max);
-    while let Some(first) = lines.feed.blocking_recv() {
+    while let Some(first) = feed.blocking_recv() {
         let mut bytes = first.record.bytes();
         group.push(first);
         while group.len() < group_max
             && bytes < GROUP_BYTES_MAX
-            && let Ok(next) = lines.feed.try_recv()
+            && let Ok(next) = feed.try_recv()
         {
             bytes += next.record.bytes();
             group.push(next);
         }
-        while let Ok(offset) = lines.removals.try_recv() {
+        while let Ok(offset) = removals.try_recv() {
             remove(&mut log, offset);
         }
         let mut positions: Vec<(usize, Position)> = Vec::new();
         if let Some(last) = group.last() {
             log.note_time(last.now.wall.micros());
         }
+        does.begin(JournalDoes::Writes as u16);
         for stamped in &group {
-            append(&mut log, &mut writer, stamped, &mut lines.removals)?;
+            append(&mut log, &mut writer, stamped, &mut removals, &reports, &does)?;
             note_position(stamped, &mut positions);
         }
-        let below = sync(&mut log);
+        let below = sync(&mut log, &reports, &does)?;
+        does.begin(JournalDoes::Idle as u16);
         let grown_bytes = log.grown_bytes() - std::mem::replace(&mut told_bytes, log.grown_bytes());
         let report = Report::Synced {
             below,
@@ -100,13 +111,10 @@ fn drive(mut log: Log, mut writer: Writer, replay: Replay, mut lines: JournalLin
             log_bytes: log.needed_bytes(),
             retained_bytes: log.retained_bytes(),
         };
-        if lines.reports.send(report).is_err() {
-            return Ok(());
-        }
+        // Nobody may hear it any more.
+        let _ = reports.send(report);
         for stamped in group.drain(..) {
-            if lines.engine.blocking_send(stamped).is_err() {
-                return Ok(());
-            }
+            engine = engine.filter(|engine| valve.send(engine, stamped));
         }
     }
     Ok(())
@@ -127,6 +135,8 @@ fn append(
     writer: &mut Writer,
     stamped: &Stamped,
     removals: &mut mpsc::UnboundedReceiver<u64>,
+    reports: &mpsc::UnboundedSender<Report>,
+    does: &Activity,
 ) -> Result<()> {
     let mut told = false;
     loop {
@@ -137,16 +147,18 @@ fn append(
                     warn!(%error, "the log is full; sources wait for the sinks");
                 }
                 // What is in memory must reach the engine's side of the log before room can come.
-                sync(log);
+                sync(log, reports, does)?;
+                does.stay(JournalDoes::Full as u16);
                 match removals.blocking_recv() {
                     Some(offset) => remove(log, offset),
                     None => return Err(error),
                 }
             }
-            Err(error) if error.kind == Kind::Io => {
+            Err(error) if error.kind == Kind::Io && !reports.is_closed() => {
                 if !std::mem::replace(&mut told, true) {
                     warn!(%error, "the log cannot be written; trying again");
                 }
+                does.stay(JournalDoes::Fails as u16);
                 std::thread::sleep(RETRY_AFTER);
             }
             Err(error) => return Err(error),
@@ -154,15 +166,18 @@ fn append(
     }
 }
 
-fn sync(log: &mut Log) -> u64 {
+/// Syncs, as soon as the disk can; an error only when nobody waits for it any more.
+fn sync(log: &mut Log, reports: &mpsc::UnboundedSender<Report>, does: &Activity) -> Result<u64> {
     let mut told = false;
     loop {
         match log.sync() {
-            Ok(below) => return below,
+            Ok(below) => return Ok(below),
+            Err(error) if reports.is_closed() => return Err(error),
             Err(error) => {
                 if !std::mem::replace(&mut told, true) {
                     warn!(%error, "the log cannot be synced; nothing is acknowledged until it can");
                 }
+                does.stay(JournalDoes::Fails as u16);
                 std::thread::sleep(RETRY_AFTER);
             }
         }
@@ -176,9 +191,9 @@ fn remove(log: &mut Log, offset: u64) {
 }
 
 /// Hands on what the log holds behind the checkpoint; `None` when the engine is gone.
-fn give_again(log: &mut Log, mut replay: Replay, engine: &mpsc::Sender<Stamped>) -> Result<Option<Replayed>> {
+fn give_again(log: &mut Log, mut replay: Replay, lines: &mut JournalLines) -> Result<Option<Replayed>> {
     while let Some(stamped) = replay.next(log)? {
-        if engine.blocking_send(stamped).is_err() {
+        if !lines.valve.send(&lines.engine, stamped) {
             return Ok(None);
         }
     }

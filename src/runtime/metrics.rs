@@ -6,22 +6,55 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 
+use super::activity::Activity;
+use super::control::Control;
 use super::engine_thread::EngineStats;
 use super::sink_task::SinkCounters;
+use super::spool::Letters;
 use crate::clock::wall;
 use crate::core::{Count, Epoch, Epochs, ModelId};
 
+/// What one source has given.
 #[derive(Debug, Default)]
-struct SourceCounters {
+pub struct SourceCounters {
     rows: AtomicU64,
     batches: AtomicU64,
     bytes: AtomicU64,
     others: Mutex<BTreeMap<Count, u64>>,
+    /// Since when there were no rows.
+    quiet: Activity,
+}
+
+impl SourceCounters {
+    /// It has given a batch.
+    pub(super) fn rows(&self, batch: &RecordBatch) {
+        self.quiet.begin(0);
+        self.rows.fetch_add(batch.num_rows() as u64, Relaxed);
+        self.batches.fetch_add(1, Relaxed);
+        let payload = batch.column_by_name("payload").map_or_else(
+            || batch.get_array_memory_size(),
+            |column| {
+                let column = column.as_any().downcast_ref::<arrow::array::BinaryArray>();
+                column.map_or(0, |column| {
+                    let offsets = column.value_offsets();
+                    (offsets[offsets.len() - 1] - offsets[0]) as usize
+                })
+            },
+        );
+        self.bytes.fetch_add(payload as u64, Relaxed);
+    }
+
+    /// It has counted something itself.
+    pub(super) fn add(&self, counts: Vec<(Count, u64)>) {
+        if let (false, Ok(mut others)) = (counts.is_empty(), self.others.lock()) {
+            counts.into_iter().for_each(|(count, by)| *others.entry(count).or_default() += by);
+        }
+    }
 }
 
 /// The counts of one pipeline.
@@ -29,7 +62,8 @@ struct SourceCounters {
 pub struct PipelineMetrics {
     pipeline: String,
     source_names: Vec<String>,
-    sources: Vec<SourceCounters>,
+    /// What each source has given.
+    pub sources: Vec<Arc<SourceCounters>>,
     connected: Vec<Option<Arc<AtomicBool>>>,
     sink_names: Vec<String>,
     /// What each sink has taken.
@@ -38,9 +72,34 @@ pub struct PipelineMetrics {
     pub engine: Arc<Mutex<EngineStats>>,
     log_bytes: AtomicU64,
     epoch: AtomicU64,
-    owed: Mutex<Vec<(u64, Vec<String>)>>,
+    owed: Mutex<Vec<Owed>>,
+    /// Since the pipeline's start.
+    started: Instant,
+    checkpoint: Duration,
+    has_log: bool,
+    /// What the engine's thread does: [`EngineDoes`](super::activity::EngineDoes).
+    pub engine_does: Arc<Activity>,
+    /// What the journal's thread does, where there is one: [`JournalDoes`](super::activity::JournalDoes).
+    pub journal_does: Arc<Activity>,
+    /// What keeps rows from being taken: [`Held`](super::activity::Held).
+    pub held: Activity,
+    /// The pipeline's dead letters, if it keeps any.
+    pub letters: OnceLock<Letters>,
     /// What became of models: applied or refused, by node and by the way they came.
     submitted: Mutex<BTreeMap<(&'static str, String, &'static str), u64>>,
+    /// What was done to it while it ran.
+    pub control: Arc<Control>,
+}
+
+/// An epoch under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owed {
+    /// Its number.
+    pub epoch: u64,
+    /// On whom it waits: `engine` or the names of sinks.
+    pub whom: Vec<String>,
+    /// When it was first seen under way.
+    pub since: Instant,
 }
 
 /// A consistent-enough copy of the counts, for a display.
@@ -58,8 +117,14 @@ impl PipelineMetrics {
     /// All zero.
     pub fn new(pipeline: &str, source_names: Vec<String>, sink_names: Vec<String>) -> Self {
         Self {
+            started: Instant::now(),
+            checkpoint: Duration::from_secs(30),
+            has_log: false,
+            engine_does: Arc::default(),
+            journal_does: Arc::default(),
+            held: Activity::default(),
             pipeline: pipeline.to_owned(),
-            sources: source_names.iter().map(|_| SourceCounters::default()).collect(),
+            sources: source_names.iter().map(|_| Arc::default()).collect(),
             source_names,
             connected: Vec::new(),
             sinks: sink_names.iter().map(|_| Arc::new(SinkCounters::default())).collect(),
@@ -68,8 +133,33 @@ impl PipelineMetrics {
             log_bytes: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
             owed: Mutex::default(),
+            letters: OnceLock::new(),
             submitted: Mutex::default(),
+            control: Arc::default(),
         }
+    }
+
+    /// Goes on counting where the counts of the graph before stood, for whatever bears the same name.
+    #[must_use]
+    pub fn after(mut self, before: &Self) -> Self {
+        for (name, counters) in self.source_names.iter().zip(&mut self.sources) {
+            if let Some(known) = before.source_names.iter().position(|known| known == name) {
+                *counters = Arc::clone(&before.sources[known]);
+            }
+        }
+        for (name, counters) in self.sink_names.iter().zip(&mut self.sinks) {
+            if let Some(known) = before.sink_names.iter().position(|known| known == name) {
+                *counters = Arc::clone(&before.sinks[known]);
+            }
+        }
+        self.started = before.started;
+        self.log_bytes = AtomicU64::new(before.log_bytes.load(Relaxed));
+        self.epoch = AtomicU64::new(before.committed());
+        if let Ok(submitted) = before.submitted.lock() {
+            self.submitted = Mutex::new(submitted.clone());
+        }
+        self.control = Arc::clone(&before.control);
+        self
     }
 
     /// Takes over how the sources say whether they are connected, in order.
@@ -79,42 +169,48 @@ impl PipelineMetrics {
         self
     }
 
+    /// Takes over how often epochs are meant to be committed.
+    #[must_use]
+    pub fn with_checkpoint(mut self, checkpoint: Duration) -> Self {
+        self.checkpoint = checkpoint;
+        self
+    }
+
+    /// Takes over whether there is an input log.
+    #[must_use]
+    pub fn with_log(mut self, has_log: bool) -> Self {
+        self.has_log = has_log;
+        self
+    }
+
+    /// Whether there is an input log.
+    pub fn has_log(&self) -> bool {
+        self.has_log
+    }
+
+    /// How often epochs are meant to be committed.
+    pub fn checkpoint(&self) -> Duration {
+        self.checkpoint
+    }
+
+    /// How long it has run.
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
     /// The pipeline's name.
     pub fn pipeline(&self) -> &str {
         &self.pipeline
     }
 
+    /// The names of the sources, in the order of the graph.
+    pub fn source_names(&self) -> &[String] {
+        &self.source_names
+    }
+
     /// The name of a source.
     pub fn source_name(&self, input: usize) -> &str {
         &self.source_names[input]
-    }
-
-    pub(super) fn source(&self, input: usize, batch: &RecordBatch) {
-        let counters = &self.sources[input];
-        counters.rows.fetch_add(batch.num_rows() as u64, Relaxed);
-        counters.batches.fetch_add(1, Relaxed);
-        let payload = batch.column_by_name("payload").map_or_else(
-            || batch.get_array_memory_size(),
-            |column| {
-                let column = column.as_any().downcast_ref::<arrow::array::BinaryArray>();
-                column.map_or(0, |column| {
-                    let offsets = column.value_offsets();
-                    (offsets[offsets.len() - 1] - offsets[0]) as usize
-                })
-            },
-        );
-        counters.bytes.fetch_add(payload as u64, Relaxed);
-    }
-
-    pub(super) fn source_counts(&self, input: usize, counts: Vec<(Count, u64)>) {
-        if counts.is_empty() {
-            return;
-        }
-        if let Ok(mut others) = self.sources[input].others.lock() {
-            for (count, by) in counts {
-                *others.entry(count).or_default() += by;
-            }
-        }
     }
 
     pub(super) fn set_log_bytes(&self, bytes: u64) {
@@ -127,10 +223,13 @@ impl PipelineMetrics {
 
     pub(super) fn set_owed(&self, epochs: &Epochs) {
         if let Ok(mut owed) = self.owed.lock() {
-            owed.clear();
-            owed.extend(
-                epochs.owed().map(|(epoch, whom)| (epoch.0, whom.into_iter().map(str::to_owned).collect())),
-            );
+            let now = Instant::now();
+            let known = std::mem::take(&mut *owed);
+            owed.extend(epochs.owed().map(|(epoch, whom)| Owed {
+                epoch: epoch.0,
+                whom: whom.into_iter().map(str::to_owned).collect(),
+                since: known.iter().find(|known| known.epoch == epoch.0).map_or(now, |known| known.since),
+            }));
         }
     }
 
@@ -166,8 +265,27 @@ impl PipelineMetrics {
     }
 
     /// On whom each epoch under way waits.
-    pub fn owed(&self) -> Vec<(u64, Vec<String>)> {
+    pub fn owed(&self) -> Vec<Owed> {
         self.owed.lock().map(|owed| owed.clone()).unwrap_or_default()
+    }
+
+    /// Each source: its name, whether it is connected if it talks to a peer, its rows, and how long ago the last came.
+    pub fn source_states(&self) -> impl Iterator<Item = (&str, Option<bool>, u64, Duration)> {
+        self.source_names.iter().zip(&self.sources).enumerate().map(|(index, (name, source))| {
+            let connected = self.connected.get(index).and_then(Option::as_ref);
+            let connected = connected.map(|connected| connected.load(Relaxed));
+            (name.as_str(), connected, source.rows.load(Relaxed), source.quiet.get().1)
+        })
+    }
+
+    /// The names of the sinks, in graph order.
+    pub fn sink_names(&self) -> &[String] {
+        &self.sink_names
+    }
+
+    /// Bytes of the input log.
+    pub fn log_bytes(&self) -> u64 {
+        self.log_bytes.load(Relaxed)
     }
 
     /// The counts as a display needs them.
@@ -178,6 +296,13 @@ impl PipelineMetrics {
             sink_rows: (self.sink_names.iter().zip(&self.sinks))
                 .map(|(name, sink)| (name.clone(), sink.rows.load(Relaxed)))
                 .collect(),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn age_owed(&self, by: Duration) {
+        if let Ok(mut owed) = self.owed.lock() {
+            owed.iter_mut().for_each(|epoch| epoch.since -= by);
         }
     }
 
@@ -202,6 +327,9 @@ pub fn exposition(pipelines: &[Arc<PipelineMetrics>]) -> String {
     }
     text
 }
+
+/// Takes one value: family, type, labels beside the pipeline's, value.
+pub(crate) type Add<'a> = dyn FnMut(String, &'static str, &[(&str, &str)], f64) + 'a;
 
 type Families = BTreeMap<String, (&'static str, Vec<String>)>;
 
@@ -242,6 +370,14 @@ fn collect(metrics: &PipelineMetrics, families: &mut Families) {
         for (count, by) in others {
             add_count(&mut add, name, count, by);
         }
+        if let Some(status) = sink.spool.lock().ok().and_then(|status| status.clone()) {
+            status.collect(name, wall(), &mut add);
+        }
+    }
+    if let Some(letters) = metrics.letters.get() {
+        let (bytes, dropped) = letters.bytes_and_dropped();
+        add("tidegate_dead_letters_bytes".to_owned(), "gauge", &[], bytes as f64);
+        add("tidegate_dead_letters_dropped_total".to_owned(), "counter", &[], dropped as f64);
     }
     let engine = metrics.engine_stats();
     let wall = wall().micros();
@@ -267,13 +403,21 @@ fn collect(metrics: &PipelineMetrics, families: &mut Families) {
         let labels = [("node", node.as_str()), ("origin", origin)];
         add(format!("tidegate_models_{outcome}_total"), "counter", &labels, count as f64);
     }
+    for (outcome, count) in metrics.control.reloads() {
+        let labels = [("outcome", outcome.word())];
+        add("tidegate_reloads_total".to_owned(), "counter", &labels, count as f64);
+    }
+    let restarts = metrics.control.restarts();
+    add("tidegate_engine_restarts_total".to_owned(), "counter", &[], restarts as f64);
+    let skipped = metrics.control.records_skipped();
+    add("tidegate_records_skipped_total".to_owned(), "counter", &[], skipped as f64);
     let call_max = Duration::as_secs_f64(&engine.call_max);
     add("tidegate_engine_call_seconds_max".to_owned(), "gauge", &[], call_max);
     add("tidegate_log_bytes".to_owned(), "gauge", &[], metrics.log_bytes.load(Relaxed) as f64);
     add("tidegate_epoch".to_owned(), "gauge", &[], metrics.committed() as f64);
     let mut owed: BTreeMap<String, u64> = BTreeMap::new();
-    for (_, whom) in metrics.owed() {
-        whom.into_iter().for_each(|name| *owed.entry(name).or_default() += 1);
+    for epoch in metrics.owed() {
+        epoch.whom.into_iter().for_each(|name| *owed.entry(name).or_default() += 1);
     }
     for name in metrics.sink_names.iter().map(String::as_str).chain(["engine"]) {
         let count = owed.get(name).copied().unwrap_or(0);

@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use super::coordinator::Request;
 use super::metrics::PipelineMetrics;
 use crate::core::{Model, ModelId, ModelOrigin, ModelSlot, Source};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 /// How often a model file is looked at for changes.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -43,6 +43,8 @@ pub enum Submitted {
     Refused(String),
     /// It was accepted, but a sink holds up the commit.
     Pending(ModelId),
+    /// It could not be applied for now, and why; nothing has changed.
+    Busy(String),
 }
 
 /// The models of one pipeline.
@@ -51,6 +53,8 @@ pub struct Models {
     requests: mpsc::Sender<Request>,
     metrics: Arc<PipelineMetrics>,
     directory: Option<PathBuf>,
+    /// Of which engine the nodes are.
+    generation: u64,
     /// What each node's topic brought last, since the start: a retained message comes again with every connection.
     by_topic: Mutex<BTreeMap<String, ModelId>>,
 }
@@ -62,8 +66,9 @@ impl Models {
         requests: mpsc::Sender<Request>,
         metrics: Arc<PipelineMetrics>,
         directory: Option<PathBuf>,
+        generation: u64,
     ) -> Self {
-        Self { slots, requests, metrics, directory, by_topic: Mutex::default() }
+        Self { slots, requests, metrics, directory, generation, by_topic: Mutex::default() }
     }
 
     /// The nodes that take models.
@@ -84,7 +89,7 @@ impl Models {
         match &outcome {
             Submitted::Applied(_) => self.metrics.model_applied(node, origin.word()),
             Submitted::Refused(_) => self.metrics.model_refused(node, origin.word()),
-            Submitted::Same(_) | Submitted::NoNode(_) | Submitted::Pending(_) => {}
+            Submitted::Same(_) | Submitted::NoNode(_) | Submitted::Pending(_) | Submitted::Busy(_) => {}
         }
         outcome
     }
@@ -123,13 +128,15 @@ impl Models {
             return Submitted::Same(id);
         }
         let (answer, answered) = oneshot::channel();
-        let request = Request::Model { node: node.to_owned(), model, answer };
+        let (node, generation) = (node.to_owned(), self.generation);
+        let request = Request::Model { node, model, generation, answer };
         if self.requests.send(request).await.is_err() {
             return Submitted::Refused("the pipeline is stopping".to_owned());
         }
         match tokio::time::timeout(ANSWER_MAX, answered).await {
             Ok(Ok(Ok(()))) if same => Submitted::Same(id),
             Ok(Ok(Ok(()))) => Submitted::Applied(id),
+            Ok(Ok(Err(error))) if error.kind == Kind::Unavailable => Submitted::Busy(error.message),
             Ok(Ok(Err(error))) => Submitted::Refused(error.message),
             Ok(Err(_)) => Submitted::Refused("the pipeline is stopping".to_owned()),
             Err(_) => Submitted::Pending(id),
@@ -141,8 +148,8 @@ impl Models {
         self.by_topic.lock().is_ok_and(|mut known| known.insert(node.to_owned(), id) == Some(id))
     }
 
-    /// Submits and says in the log what became of it.
-    async fn submit_and_log(&self, node: &str, bytes: Vec<u8>, origin: ModelOrigin) {
+    /// Submits and says in the log what became of it; false if it is to be tried again.
+    async fn submit_and_log(&self, node: &str, bytes: Vec<u8>, origin: ModelOrigin) -> bool {
         let outcome = self.submit(node, bytes, origin).await;
         let origin = origin.word();
         match outcome {
@@ -152,7 +159,12 @@ impl Models {
             Submitted::NoNode(reason) | Submitted::Refused(reason) => {
                 warn!(node, origin, reason, "model refused; the old one goes on");
             }
+            Submitted::Busy(reason) => {
+                warn!(node, origin, reason, "model not applied for now; it is tried again");
+                return false;
+            }
         }
+        true
     }
 
     /// Follows a node's model file for ever.
@@ -171,7 +183,11 @@ impl Models {
             }
             known = seen;
             match tokio::fs::read(&path).await {
-                Ok(bytes) => self.submit_and_log(&node, bytes, ModelOrigin::File).await,
+                Ok(bytes) => {
+                    if !self.submit_and_log(&node, bytes, ModelOrigin::File).await {
+                        known = None;
+                    }
+                }
                 Err(error) => warn!(node, path = %path.display(), %error, "the model file cannot be read"),
             }
         }
@@ -197,7 +213,9 @@ impl Models {
             {
                 // Only the newest counts; an empty payload is how MQTT deletes a retained message.
                 if let Some(newest) = payloads.iter().flatten().filter(|payload| !payload.is_empty()).last() {
-                    self.submit_and_log(&node, newest.to_vec(), ModelOrigin::Topic).await;
+                    while !self.submit_and_log(&node, newest.to_vec(), ModelOrigin::Topic).await {
+                        tokio::time::sleep(LOOK_EVERY).await;
+                    }
                 }
             }
             if let Err(error) = source.acknowledge(&rows.position).await {

@@ -1,35 +1,22 @@
-//! Starts one checked pipeline: channels, tasks, threads, and what is recovered from its data directory.
+//! Starts one checked pipeline.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tracing::{info, warn};
+use tracing::info;
 
-use super::admin::Served;
-use super::coordinator::{Coordinator, CoordinatorLines, Request, Settings};
+use super::coordinator::{Doors, Request};
 use super::durable::DataDir;
-use super::engine_thread::{self, EngineLines};
-use super::journal::{self, JournalLines};
+use super::ends::Ends;
 use super::metrics::PipelineMetrics;
-use super::models::Models;
-use super::sink_task::{self, SinkLines};
-use super::source_task::{self, SourceLines};
-use crate::clock::Clock;
-use crate::config::{LogKeys, Pipeline, PlannedSink, PlannedSource};
-use crate::core::{Engine, Graph, ModelSlot, Position, Restored, SequencerSettings, Snapshot};
-use crate::error::{Error, Result};
-use crate::store::journal::{Replay, ReplayFrom, Replayed, Writer};
-use crate::store::log::Log;
-use crate::store::recovery::Recovered;
-use crate::store::{LogOptions, Retain};
-
-/// How long tasks may take to end after everything is committed.
-const CLOSING_MAX: Duration = Duration::from_secs(5);
+use super::reload::{Current, Rebuild};
+use super::served::Served;
+use super::supervisor::{Channels, Supervisor};
+use crate::config::Pipeline;
+use crate::error::Result;
 
 /// Most requests waiting at once.
 const REQUESTS_MAX: usize = 16;
@@ -48,328 +35,43 @@ pub struct Running {
     pub keeps_state: bool,
 }
 
-/// Starts a pipeline on the current runtime.
+/// Starts a pipeline on the current runtime. If its engine fails the pipeline ends.
 ///
 /// # Errors
 /// If its data directory cannot be used or holds state that cannot be loaded.
 pub async fn start(pipeline: Pipeline) -> Result<Running> {
-    let settings = &pipeline.settings;
-    let root = settings.data_dir.as_ref();
-    let data = root.map(|root| DataDir::open(Path::new(root), &settings.name)).transpose()?;
-    start_in(pipeline, data).await
+    start_in(pipeline, None, None).await
 }
 
-/// The same in a data directory that is open already.
+/// The same, in a data directory that may be open already. With a way to build the pipeline again, an engine that fails
+/// is built again from the last checkpoint.
 ///
 /// # Errors
-/// If it holds state that cannot be loaded.
-pub async fn start_in(pipeline: Pipeline, mut data: Option<DataDir>) -> Result<Running> {
-    let has_log = pipeline.has_log();
-    let keeps_state = pipeline.settings.data_dir.is_some();
-    let Pipeline { settings, graph, sources, sinks, renamed, .. } = pipeline;
-    let source_names: Vec<String> = sources.iter().map(|source| source.name.clone()).collect();
-    let sink_names: Vec<String> = sinks.iter().map(|sink| sink.name.clone()).collect();
-    let connected = sources.iter().map(|source| source.connected.clone()).collect();
-    let metrics = PipelineMetrics::new(&settings.name, source_names.clone(), sink_names.clone());
-    let metrics = Arc::new(metrics.with_connected(connected));
-
-    let mut recovered = match &mut data {
-        Some(data) => data.recover()?,
-        None => Recovered::default(),
+/// If the data directory cannot be used or holds state that cannot be loaded.
+pub async fn start_in(
+    pipeline: Pipeline,
+    data: Option<DataDir>,
+    rebuild: Option<Rebuild>,
+) -> Result<Running> {
+    let (has_log, keeps_state) = (pipeline.has_log(), pipeline.settings.data_dir.is_some());
+    let settings = pipeline.settings.clone();
+    let data = match (data, &settings.data_dir) {
+        (None, Some(root)) => Some(DataDir::open(Path::new(root), &settings.name)?),
+        (data, _) => data,
     };
-    if let Some(snapshot) = &mut recovered.snapshot {
-        for node in &mut snapshot.nodes {
-            if let Some(rename) = renamed.iter().find(|rename| rename.was == node.name) {
-                node.name.clone_from(&rename.name);
-            }
-        }
-    }
-    let installation = match &data {
-        Some(data) => data.installation().to_owned(),
-        None => uuid::Uuid::new_v4().to_string(),
-    };
-    let slots: BTreeMap<String, ModelSlot> =
-        graph.nodes.iter().filter_map(|node| Some((node.name.clone(), node.models.clone()?))).collect();
-    let engine = build_engine(graph, recovered.snapshot.as_ref())?;
-
-    let (reports, reports_in) = mpsc::unbounded_channel();
-    let (feed, feed_in) = mpsc::channel(settings.queue);
-    let (removals, removals_in) = mpsc::unbounded_channel();
-    let (deadline, deadline_in) = watch::channel(None);
-    let mut tasks = Tasks::default();
-    let (deliveries, orders) =
-        start_sinks(sinks, &recovered.sinks, settings.queue, &reports, &metrics, &mut tasks.sinks);
-
-    let positions: Vec<Option<Position>> =
-        source_names.iter().map(|name| recovered.sources.get(name).cloned()).collect();
-    let mono = recovered.snapshot.as_ref().map_or(Duration::ZERO, |snapshot| snapshot.now.mono);
-    let engine_lines = |feed| EngineLines {
-        feed,
-        sinks: deliveries,
-        origins: sink_names
-            .iter()
-            .map(|sink| format!("{installation}/{}/{sink}", settings.name).into())
-            .collect(),
-        reports: reports.clone(),
-        deadline,
-        stats: Arc::clone(&metrics.engine),
-    };
-    let batch_bytes = sources.iter().map(|source| source.batch.bytes).max().unwrap_or(0);
-    let log_options = LogOptions {
-        offset_min: recovered.log_offset,
-        now_us: crate::clock::wall().micros(),
-        needed_from: recovered.needed_from,
-        ..log_options(settings.log, batch_bytes)
-    };
-    let from = ReplayFrom {
-        offset: recovered.log_offset,
-        epoch: recovered.epoch,
-        sources: source_names.clone(),
-        positions,
-        mono,
-    };
-    let replayed = match &data {
-        Some(data) if has_log => {
-            // The journal holds a group of its own; more need not wait in between.
-            let (engine_feed, engine_feed_in) = mpsc::channel(1);
-            engine_thread::spawn(engine, engine_lines(engine_feed_in))?;
-            let (log, report) = Log::open(data.store(), "log", log_options)?;
-            if report.torn_bytes > 0 {
-                info!(bytes = report.torn_bytes, "an unfinished write at the end of the log was cut off");
-            }
-            if report.lost_at_end > 0 || report.damages.records > 0 {
-                warn!(
-                    lost = report.lost_at_end,
-                    damaged = report.damages.records,
-                    "the log has lost records"
-                );
-            }
-            let (models, kept) = (slots.clone(), data.models());
-            let recall = Box::new(move |node: &str, id: &str| Models::recall(&models, &kept, node, id));
-            let replay = Replay::new(&log, from, recall);
-            let (replayed, replayed_in) = oneshot::channel();
-            let lines = JournalLines {
-                feed: feed_in,
-                removals: removals_in,
-                engine: engine_feed,
-                reports: reports.clone(),
-                replayed,
-            };
-            journal::spawn(log, Writer::new(source_names.clone()), replay, lines)?;
-            wait_for_replay(replayed_in).await?
-        }
-        _ => {
-            engine_thread::spawn(engine, engine_lines(feed_in))?;
-            Replayed::nothing(from)
-        }
-    };
-
     let (arrivals, arrivals_in) = mpsc::channel(settings.queue);
+    let (failures, failures_in) = mpsc::unbounded_channel();
     let (requests, requests_in) = mpsc::channel(REQUESTS_MAX);
-    let companions = companions(&sources);
-    let acknowledgements =
-        start_sources(sources, &replayed.start.positions, &arrivals, &reports, &metrics, &mut tasks.sources);
-    drop(arrivals);
-    let models = Arc::new(Models::new(
-        slots.clone(),
-        requests.clone(),
-        Arc::clone(&metrics),
-        data.as_ref().map(DataDir::models),
-    ));
-    follow_models(&models, &slots, companions, &mut tasks.followers);
-
-    let coordinator = Coordinator::new(
-        Clock::from(replayed.mono),
-        CoordinatorLines {
-            arrivals: arrivals_in,
-            reports: reports_in,
-            requests: requests_in,
-            feed,
-            removals,
-            deadline: deadline_in,
-            sources: acknowledgements,
-            sinks: orders,
-        },
-        Settings {
-            sequencer: SequencerSettings {
-                checkpoint: settings.checkpoint.0,
-                log_bytes_max: log_options.bytes_max,
-                keeps_state,
-            },
-            journal: has_log && data.is_some(),
-        },
-        data.as_ref().map(|data| data.checkpoints(source_names, sink_names.clone())),
-        Arc::clone(&metrics),
-        sink_names,
-        replayed.start,
-    );
-    let ready = Arc::new(AtomicBool::new(true));
-    let served = Served { metrics, models, ready: Arc::clone(&ready) };
+    let channels = Channels {
+        doors: Doors { arrivals: arrivals_in, failures: failures_in, requests: requests_in },
+        requests: requests.clone(),
+        ends: Ends::new(arrivals, failures),
+    };
+    let metrics = Arc::new(PipelineMetrics::new(&settings.name, Vec::new(), Vec::new()));
+    let served = Served::new(metrics, Arc::new(Current::of(&pipeline)));
+    let mut supervisor = Supervisor::new(&pipeline, data, rebuild, channels, served.clone())?;
+    let first = supervisor.first(pipeline).await?;
     info!(pipeline = settings.name, log = has_log, data_dir = settings.data_dir, "pipeline started");
-    let task = tokio::spawn(async move {
-        // The directory's lock goes with the last handle.
-        let _data = data;
-        let outcome = coordinator.run().await;
-        ready.store(false, Ordering::Relaxed);
-        tasks.end(outcome.is_ok()).await;
-        outcome
-    });
+    let task = tokio::spawn(supervisor.run(first));
     Ok(Running { served, requests, task, stop_timeout: settings.stop_timeout.0, keeps_state })
-}
-
-/// How a log is opened for batches of so many bytes: the smaller it is, the smaller its parts.
-fn log_options(keys: LogKeys, batch_bytes: usize) -> LogOptions {
-    // A record has a batch and the one message that closes it, which has its own bound.
-    let block_bytes_max = (2 * batch_bytes).clamp(4 << 20, 32 << 20);
-    LogOptions {
-        block_bytes_max,
-        segment_bytes_max: (keys.size.0 / 32)
-            .clamp(block_bytes_max as u64, (8 << 20).max(block_bytes_max as u64)),
-        bytes_max: keys.size.0.max(3 * block_bytes_max as u64),
-        retain: Retain { time: keys.retain.0, bytes_max: keys.retained_bytes_max() },
-        ..LogOptions::default()
-    }
-}
-
-fn build_engine(graph: Graph, snapshot: Option<&Snapshot>) -> Result<Engine> {
-    let (engine, restored) = Engine::new(graph, snapshot)?;
-    for (index, node) in engine.graph().nodes.iter().enumerate() {
-        let refused = node.models.as_ref().and_then(|slot| slot.refused.as_ref());
-        let (Some(reason), name) = (refused, &node.name) else { continue };
-        match engine.model(index) {
-            None => return Err(Error::config(format!("`{name}`: {reason}; and no model was saved"))),
-            Some(saved) => {
-                warn!(
-                    node = name,
-                    model = saved.short(),
-                    reason,
-                    "the model file is not taken; the saved one goes on"
-                );
-            }
-        }
-    }
-    if snapshot.is_some() {
-        for (node, outcome) in engine.graph().nodes.iter().zip(restored) {
-            match outcome {
-                Restored::Loaded => {}
-                Restored::New => info!(node = node.name, "starts fresh: the checkpoint has no such node"),
-                Restored::Changed => warn!(
-                    node = node.name,
-                    "starts fresh: its settings or inputs have changed since the checkpoint"
-                ),
-            }
-        }
-    }
-    Ok(engine)
-}
-
-async fn wait_for_replay(replayed: oneshot::Receiver<Replayed>) -> Result<Replayed> {
-    replayed.await.map_err(|_| Error::state("the log could not be replayed; the lines before say why"))
-}
-
-#[derive(Default)]
-struct Tasks {
-    sources: Vec<JoinHandle<()>>,
-    sinks: Vec<JoinHandle<()>>,
-    followers: Vec<JoinHandle<()>>,
-}
-
-impl Tasks {
-    async fn end(self, in_order: bool) {
-        self.followers.iter().for_each(JoinHandle::abort);
-        let tasks = self.sources.into_iter().chain(self.sinks);
-        for task in tasks {
-            if !in_order {
-                task.abort();
-            }
-            let abort = task.abort_handle();
-            if tokio::time::timeout(CLOSING_MAX, task).await.is_err() {
-                abort.abort();
-            }
-        }
-    }
-}
-
-type SinkChannels =
-    (Vec<mpsc::Sender<super::wire::Delivery>>, Vec<mpsc::UnboundedSender<super::wire::SinkOrder>>);
-
-fn start_sinks(
-    sinks: Vec<PlannedSink>,
-    committed: &BTreeMap<String, Position>,
-    queue: usize,
-    reports: &mpsc::UnboundedSender<super::wire::Report>,
-    metrics: &Arc<PipelineMetrics>,
-    tasks: &mut Vec<JoinHandle<()>>,
-) -> SinkChannels {
-    let mut channels = (Vec::new(), Vec::new());
-    for (index, planned) in sinks.into_iter().enumerate() {
-        let (deliveries, deliveries_in) = mpsc::channel(queue);
-        let (orders, orders_in) = mpsc::unbounded_channel();
-        channels.0.push(deliveries);
-        channels.1.push(orders);
-        let lines = SinkLines {
-            sink: index,
-            committed: committed.get(&planned.name).cloned(),
-            name: planned.name,
-            deliveries: deliveries_in,
-            orders: orders_in,
-            reports: reports.clone(),
-            counters: Arc::clone(&metrics.sinks[index]),
-        };
-        tasks.push(tokio::spawn(sink_task::run(planned.sink, lines)));
-    }
-    channels
-}
-
-fn start_sources(
-    sources: Vec<PlannedSource>,
-    positions: &[Option<Position>],
-    arrivals: &mpsc::Sender<super::wire::Arrival>,
-    reports: &mpsc::UnboundedSender<super::wire::Report>,
-    metrics: &Arc<PipelineMetrics>,
-    tasks: &mut Vec<JoinHandle<()>>,
-) -> Vec<mpsc::UnboundedSender<Position>> {
-    let mut channels = Vec::new();
-    for (input, planned) in sources.into_iter().enumerate() {
-        let (acknowledgements, acknowledgements_in) = mpsc::unbounded_channel();
-        channels.push(acknowledgements);
-        let lines = SourceLines {
-            input,
-            name: planned.name,
-            from: positions[input].clone(),
-            arrivals: arrivals.clone(),
-            acknowledgements: acknowledgements_in,
-            metrics: Arc::clone(metrics),
-            reports: reports.clone(),
-        };
-        tasks.push(tokio::spawn(source_task::run(planned.source, lines)));
-    }
-    channels
-}
-
-fn companions(sources: &[PlannedSource]) -> Vec<crate::registry::Companion> {
-    sources.iter().filter_map(|source| source.companion.clone()).collect()
-}
-
-fn follow_models(
-    models: &Arc<Models>,
-    slots: &BTreeMap<String, ModelSlot>,
-    companions: Vec<crate::registry::Companion>,
-    tasks: &mut Vec<JoinHandle<()>>,
-) {
-    for (node, slot) in slots {
-        if let Some(file) = &slot.file {
-            tasks.push(tokio::spawn(Arc::clone(models).follow_file(node.clone(), file.into())));
-        }
-        if let Some(topic) = &slot.topic {
-            match companions.first() {
-                Some(companion) => {
-                    tasks.push(tokio::spawn(Arc::clone(models).follow_topic(node.clone(), companion(topic))));
-                }
-                None => {
-                    warn!(node, topic, "no MQTT source in this pipeline: the model topic is not followed")
-                }
-            }
-        }
-    }
 }

@@ -1,15 +1,16 @@
 //! The task around one sink: deliveries in order, positions back at every barrier.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::wire::{Delivery, Report, SinkOrder, report_failure};
-use crate::core::{Count, Position, Sink};
+use super::spool::SpoolStatus;
+use super::wire::{Delivery, Joining, Report, SinkOrder, report_failure};
+use crate::core::{Count, Epoch, Position, Sink};
 use crate::error::Result;
 
 /// How long rows may stay in a sink's buffer, where a reader of a file does not see them.
@@ -24,10 +25,13 @@ pub struct SinkCounters {
     pub batches: AtomicU64,
     /// What the sink itself counts.
     pub others: Mutex<BTreeMap<Count, u64>>,
+    /// The spool before it and its receiver, where there is one.
+    pub spool: Mutex<Option<SpoolStatus>>,
 }
 
 impl SinkCounters {
-    fn add(&self, counts: Vec<(Count, u64)>) {
+    /// Adds what was counted.
+    pub fn add(&self, counts: Vec<(Count, u64)>) {
         if let (false, Ok(mut others)) = (counts.is_empty(), self.others.lock()) {
             counts.into_iter().for_each(|(count, by)| *others.entry(count).or_default() += by);
         }
@@ -36,30 +40,41 @@ impl SinkCounters {
 
 /// What a sink task needs besides its sink.
 pub struct SinkLines {
-    /// Which sink of the graph.
-    pub sink: usize,
     /// The sink's name.
     pub name: String,
     /// The position committed last.
     pub committed: Option<Position>,
-    /// From the engine; bounded.
-    pub deliveries: mpsc::Receiver<Delivery>,
-    /// From the coordinator; at most one per epoch under way.
+    /// Where it takes part first.
+    pub place: Joining,
+    /// From the coordinator, at most one per epoch under way, and from whoever changes the pipeline.
     pub orders: mpsc::UnboundedReceiver<SinkOrder>,
-    /// To the coordinator.
-    pub reports: mpsc::UnboundedSender<Report>,
     /// What it has taken.
     pub counters: Arc<SinkCounters>,
+    /// Whether it was told that nothing more comes.
+    pub ended: Arc<AtomicBool>,
+    /// Told when it is open, or why not.
+    pub opened: oneshot::Sender<Result<()>>,
+    /// The sink that had this name before: it must let go of what both may hold.
+    pub before: Option<watch::Receiver<bool>>,
 }
 
-/// Runs a sink until it is told to close, fails, or nobody writes any more.
+/// Runs a sink until it is told to close, fails, or nobody gives orders any more.
 pub async fn run(mut sink: Box<dyn Sink>, mut lines: SinkLines) {
-    let outcome = drive(sink.as_mut(), &mut lines).await;
-    report_failure(outcome, &lines.name, &lines.reports);
+    if let Some(before) = &mut lines.before {
+        // An error says that it is gone.
+        let _ = before.wait_for(|gone| *gone).await;
+    }
+    let opened = sink.open(lines.committed.as_ref()).await.map_err(|error| error.at(&lines.name));
+    let (told, _) = oneshot::channel();
+    let _ = std::mem::replace(&mut lines.opened, told).send(opened.clone());
+    let outcome = match opened {
+        Ok(()) => drive(sink.as_mut(), &mut lines).await,
+        Err(error) => Err(error),
+    };
+    report_failure(outcome, &lines.name, &lines.place.reports);
 }
 
 async fn drive(sink: &mut dyn Sink, lines: &mut SinkLines) -> Result<()> {
-    sink.open(lines.committed.as_ref()).await?;
     let mut writing = true;
     // When what was written must show.
     let mut show_at: Option<Instant> = None;
@@ -68,10 +83,23 @@ async fn drive(sink: &mut dyn Sink, lines: &mut SinkLines) -> Result<()> {
             biased;
             order = lines.orders.recv() => match order {
                 Some(SinkOrder::Committed(epoch)) => sink.committed(epoch).await?,
-                Some(SinkOrder::Close(epoch)) => return sink.committed(epoch).await,
-                None => return Ok(()),
+                Some(SinkOrder::Close(epoch)) => {
+                    sink.committed(epoch).await?;
+                    sink.close().await;
+                    return Ok(());
+                }
+                Some(SinkOrder::Finish(epoch)) => return finish(sink, epoch, lines).await,
+                Some(SinkOrder::Join(place)) => {
+                    // Everything from the engine before was committed, or none of it counts.
+                    lines.place = place;
+                    writing = true;
+                }
+                None => {
+                    sink.close().await;
+                    return Ok(());
+                }
             },
-            delivery = lines.deliveries.recv(), if writing => match delivery {
+            delivery = lines.place.deliveries.recv(), if writing => match delivery {
                 Some(delivery) => {
                     if let Delivery::Batch { .. } = &delivery {
                         show_at.get_or_insert_with(|| Instant::now() + SHOW_AFTER);
@@ -86,6 +114,18 @@ async fn drive(sink: &mut dyn Sink, lines: &mut SinkLines) -> Result<()> {
             }
         }
     }
+}
+
+/// The pipeline goes on without this sink.
+async fn finish(sink: &mut dyn Sink, epoch: Epoch, lines: &SinkLines) -> Result<()> {
+    if !lines.ended.swap(true, Ordering::Relaxed) {
+        sink.end().await?;
+    }
+    sink.flush(epoch).await?;
+    lines.counters.add(sink.take_counts());
+    sink.committed(epoch).await?;
+    sink.close().await;
+    Ok(())
 }
 
 async fn until(at: Option<Instant>) {
@@ -108,9 +148,11 @@ async fn deliver(sink: &mut dyn Sink, delivery: Delivery, lines: &SinkLines) -> 
         Delivery::Barrier(epoch) => {
             let position = sink.flush(epoch).await?;
             lines.counters.add(sink.take_counts());
-            let _ = lines.reports.send(Report::Flushed { sink: lines.sink, epoch, position });
+            let _ = lines.place.reports.send(Report::Flushed { sink: lines.place.sink, epoch, position });
             Ok(())
         }
+        // A source that goes on from its end says it again.
+        Delivery::End if lines.ended.swap(true, Ordering::Relaxed) => Ok(()),
         Delivery::End => sink.end().await,
     }
 }

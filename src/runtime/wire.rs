@@ -5,10 +5,15 @@
 //! `Delivery`s go to the sinks. `Report`s come back to the coordinator from everywhere.
 
 use arrow::array::RecordBatch;
+use tokio::sync::mpsc;
 
 pub use crate::core::Stamped;
-use crate::core::{DeliveryId, Epoch, Position, Snapshot};
+use crate::core::{DeliveryId, Epoch, Position, Record, Snapshot};
 use crate::error::{Error, Result};
+
+/// The number of a source that runs. It is never used twice in one process, so what a source gave before it was
+/// opened anew cannot be taken for what it gives now.
+pub type SourceId = u64;
 
 /// From a source to the coordinator.
 #[derive(Debug)]
@@ -16,7 +21,7 @@ pub enum Arrival {
     /// Rows, and where the source stands behind them.
     Batch {
         /// Which source.
-        input: usize,
+        source: SourceId,
         /// The rows.
         batch: RecordBatch,
         /// Where the source stands behind them.
@@ -25,7 +30,7 @@ pub enum Arrival {
     /// The source has ended.
     End {
         /// Which source.
-        input: usize,
+        source: SourceId,
     },
 }
 
@@ -45,13 +50,28 @@ pub enum Delivery {
     End,
 }
 
-/// From the coordinator to a sink, beside its deliveries.
-#[derive(Debug, Clone, Copy)]
+/// To a sink, beside its deliveries.
+#[derive(Debug)]
 pub enum SinkOrder {
     /// The epoch is committed.
     Committed(Epoch),
     /// The epoch is committed and it was the last: close.
     Close(Epoch),
+    /// The pipeline goes on without it: what is open is finished.
+    Finish(Epoch),
+    /// Another engine writes from here on.
+    Join(Joining),
+}
+
+/// A sink's place behind an engine.
+#[derive(Debug)]
+pub struct Joining {
+    /// Which sink of the graph.
+    pub sink: usize,
+    /// From the engine; bounded.
+    pub deliveries: mpsc::Receiver<Delivery>,
+    /// To the coordinator.
+    pub reports: mpsc::UnboundedSender<Report>,
 }
 
 /// From anywhere to the coordinator.
@@ -90,12 +110,26 @@ pub enum Report {
         /// Where the sink stands.
         position: Position,
     },
+    /// The engine cannot go on: an operator failed or panicked.
+    Engine {
+        /// The record at which it did; none if it was between two.
+        offset: Option<u64>,
+        /// Why.
+        error: Error,
+    },
+    /// A record that has failed too often was left out.
+    Skipped {
+        /// Its offset.
+        offset: u64,
+        /// The record.
+        record: Record,
+    },
     /// A part cannot go on.
     Failed(Error),
 }
 
 /// The end of a task that may fail: its failure goes to the coordinator.
-pub fn report_failure(outcome: Result<()>, name: &str, reports: &tokio::sync::mpsc::UnboundedSender<Report>) {
+pub fn report_failure(outcome: Result<()>, name: &str, reports: &mpsc::UnboundedSender<Report>) {
     if let Err(error) = outcome {
         // The coordinator may be gone already, and then nobody waits for it.
         let _ = reports.send(Report::Failed(error.at(name)));

@@ -4,14 +4,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::plant::{LEFT_OUT, PULSE, REFUSED_FACTOR, Reading, SOURCES, WINDOW_US, watermark_behind};
+use super::plant::{LEFT_OUT, PULSE, REFUSED_FACTOR, Reading, SOURCES, Variant, watermark_behind};
 use crate::core::Now;
 
 /// An accepted record, as far as the plant cares.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Accepted {
     /// Messages of a source.
-    Messages { input: usize, readings: Vec<Reading> },
+    Messages { source: usize, readings: Vec<Reading> },
+    /// A source has ended.
+    End { source: usize },
     /// A tick.
     Tick,
     /// A cut, perhaps with a model.
@@ -23,9 +25,12 @@ pub(super) type Due = Vec<String>;
 
 /// The state of the naive plant.
 pub(super) struct Oracle {
+    variant: Variant,
     factor: u8,
     sources: [i64; SOURCES.len()],
     watermark: i64,
+    /// How far the windows have been told.
+    told: i64,
     seen: BTreeSet<(String, i64)>,
     windows: BTreeMap<(i64, String), (i64, i64)>,
     pulse: Option<Duration>,
@@ -34,11 +39,13 @@ pub(super) struct Oracle {
 
 impl Oracle {
     /// A plant that has seen nothing.
-    pub fn new() -> Self {
+    pub fn new(variant: Variant) -> Self {
         Self {
+            variant,
             factor: 1,
             sources: [i64::MIN; SOURCES.len()],
             watermark: i64::MIN,
+            told: i64::MIN,
             seen: BTreeSet::new(),
             windows: BTreeMap::new(),
             pulse: None,
@@ -46,17 +53,36 @@ impl Oracle {
         }
     }
 
+    /// The plant is started again with another file: what means something else there is forgotten.
+    pub fn restart(&mut self, variant: Variant) {
+        let before = std::mem::replace(&mut self.variant, variant);
+        if (before.sum_name(), before.window_us()) != (variant.sum_name(), variant.window_us()) {
+            self.windows.clear();
+            self.told = i64::MIN;
+        }
+        if before.once_meaning() != variant.once_meaning() {
+            self.seen.clear();
+        }
+        if before.pulse_name() != variant.pulse_name() {
+            (self.pulse, self.rows) = (None, 0);
+        }
+    }
+
     /// What a record that entered at `now` brings to the ledger and to the postbox.
     pub fn accept(&mut self, now: Now, record: &Accepted) -> [Due; 2] {
         let (mut ledger, mut postbox) = (Vec::new(), Vec::new());
         match record {
-            Accepted::Messages { input, readings } => {
+            Accepted::Messages { source, readings } => {
                 for reading in readings {
                     self.reading(now.mono, reading, &mut ledger);
-                    let source = &mut self.sources[*input];
-                    *source = (*source).max(watermark_behind(reading.time));
+                    let newest = &mut self.sources[*source];
+                    *newest = (*newest).max(watermark_behind(reading.time));
                     self.fire(&mut postbox);
                 }
+            }
+            Accepted::End { source } => {
+                self.sources[*source] = i64::MAX;
+                self.fire(&mut postbox);
             }
             Accepted::Tick => {
                 if self.pulse.is_some_and(|due| due <= now.mono) {
@@ -79,8 +105,9 @@ impl Oracle {
         if self.seen.insert((reading.device.clone(), reading.seq)) {
             ledger.push(show(reading.time, &reading.device, reading.seq, value));
         }
-        let end = reading.time - reading.time.rem_euclid(WINDOW_US) + WINDOW_US;
-        if end > self.watermark {
+        let length = self.variant.window_us();
+        let end = reading.time - reading.time.rem_euclid(length) + length;
+        if end > self.told {
             let window = self.windows.entry((end, reading.device.clone())).or_default();
             *window = (window.0 + 1, window.1 + value);
         }
@@ -90,9 +117,12 @@ impl Oracle {
 
     fn fire(&mut self, postbox: &mut Due) {
         let least = self.sources.iter().copied().min().unwrap_or(i64::MIN);
-        self.watermark = self.watermark.max(least);
+        if least <= self.watermark {
+            return;
+        }
+        (self.watermark, self.told) = (least, least);
         while let Some(((end, device), (count, sum))) = self.windows.pop_first() {
-            if end > self.watermark {
+            if end > self.told {
                 self.windows.insert((end, device), (count, sum));
                 break;
             }

@@ -2,6 +2,7 @@
 //! committed position, a receiver that knows deliveries by their names. Pure.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use super::dice::Dice;
 use super::plant::Reading;
@@ -17,22 +18,37 @@ const IN_FLIGHT_MAX: usize = 40;
 pub(super) struct Broker {
     /// All messages ever published.
     pub messages: Vec<Reading>,
-    /// All before this are acknowledged.
+    /// All before this were acknowledged.
     pub acknowledged: usize,
+    /// Nothing more will be published: the source ends behind the last message.
+    pub is_closed: bool,
+    /// All before this are acknowledged as far as the broker knows: the last acknowledgements may get lost.
+    confirmed: usize,
     connection: u64,
     sent: usize,
 }
 
 impl Broker {
-    /// A new connection: what was not acknowledged comes again, and acknowledgements of the old one are void.
+    /// A new connection: what was not acknowledged comes again, also where the acknowledgement got lost on its way,
+    /// and acknowledgements of the old connection are void.
     pub fn connect(&mut self) {
         self.connection += 1;
-        self.sent = self.acknowledged;
+        self.sent = self.confirmed;
+    }
+
+    /// All acknowledgements so far have arrived.
+    pub fn confirm(&mut self) {
+        self.confirmed = self.acknowledged;
+    }
+
+    /// Whether the source has come to its end.
+    pub fn is_at_end(&self) -> bool {
+        self.is_closed && self.sent == self.messages.len()
     }
 
     /// The next messages, at most `max`, and where the source stands behind them; `None` if there are none now.
     pub fn receive(&mut self, max: usize) -> Result<Option<(Vec<Reading>, Position)>> {
-        let window = self.acknowledged + IN_FLIGHT_MAX;
+        let window = self.confirmed.max(self.acknowledged) + IN_FLIGHT_MAX;
         let to = self.messages.len().min(self.sent + max).min(window);
         let taken = self.messages.get(self.sent..to).unwrap_or_default().to_vec();
         if taken.is_empty() {
@@ -46,6 +62,8 @@ impl Broker {
     pub fn acknowledge(&mut self, upto: &Position) -> Result<()> {
         let (connection, to): (u64, usize) = upto.get()?;
         if connection == self.connection {
+            // That one more arrives shows that those before it have.
+            self.confirmed = self.confirmed.max(self.acknowledged);
             self.acknowledged = self.acknowledged.max(to);
         }
         Ok(())
@@ -83,6 +101,8 @@ pub(super) struct Sink {
     /// So many of the deliveries are sure to survive the power.
     durable: usize,
     names: BTreeMap<Name, usize>,
+    /// Offsets at which what came before need not be what comes again.
+    pub disputed: Vec<Range<u64>>,
     /// In the process: written, and not yet with the receiver.
     in_flight: Vec<(Name, Vec<String>)>,
 }
@@ -90,7 +110,19 @@ pub(super) struct Sink {
 impl Sink {
     /// An empty one.
     pub fn new(manner: Manner) -> Self {
-        Self { manner, deliveries: Vec::new(), durable: 0, names: BTreeMap::new(), in_flight: Vec::new() }
+        Self {
+            manner,
+            deliveries: Vec::new(),
+            durable: 0,
+            names: BTreeMap::new(),
+            disputed: Vec::new(),
+            in_flight: Vec::new(),
+        }
+    }
+
+    /// Whether what a record brought here may be what it meant before others were lost, or the graph was another.
+    pub fn is_disputed(&self, offset: u64) -> bool {
+        self.manner == Manner::Naming && self.disputed.iter().any(|range| range.contains(&offset))
     }
 
     /// Opens at the committed position. With `keep_all` it forgets to cut.
@@ -144,7 +176,7 @@ impl Sink {
         for (name, rows) in self.in_flight.drain(..count) {
             if let Some(known) = self.names.get(&name) {
                 let (_, before) = &self.deliveries[*known];
-                if *before != rows {
+                if *before != rows && !self.disputed.iter().any(|range| range.contains(&name.1)) {
                     return Err(Violation::of(format!(
                         "delivery {name:?} came again with other rows: {before:?}, then {rows:?}"
                     )));

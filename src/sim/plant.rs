@@ -20,8 +20,6 @@ use crate::{Error, Result};
 pub(super) const LATENESS_US: i64 = 2_000_000;
 /// The watermark moves in steps of this, µs.
 pub(super) const GRID_US: i64 = 500_000;
-/// Length of a window of sums, µs.
-pub(super) const WINDOW_US: i64 = 5_000_000;
 /// Time between two pulses.
 pub(super) const PULSE: Duration = Duration::from_secs(3);
 /// Rows whose value this divides are left out.
@@ -32,6 +30,50 @@ pub(super) const REFUSED_FACTOR: u8 = 13;
 pub(super) const SOURCES: [&str; 2] = ["west", "east"];
 /// The node that takes models.
 pub(super) const MODEL_NODE: &str = "scale";
+
+/// One of the pipeline files that a plant may be started with: the same but for what some nodes mean.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Variant(u8);
+
+impl Variant {
+    /// How many there are.
+    pub const COUNT: usize = 32;
+
+    /// One of them.
+    pub fn of(number: usize) -> Self {
+        Self((number % Self::COUNT) as u8)
+    }
+
+    /// The place of a source in the graph, or the source at a place: the file may name them in either order.
+    pub fn place_of(self, source: usize) -> usize {
+        if self.0 & 16 == 0 { source } else { SOURCES.len() - 1 - source }
+    }
+
+    /// The names of the sources as the file has them.
+    pub fn source_names(self) -> Vec<String> {
+        (0..SOURCES.len()).map(|place| SOURCES[self.place_of(place)].to_owned()).collect()
+    }
+
+    /// The name of the windows.
+    pub fn sum_name(self) -> &'static str {
+        if self.0 & 1 == 0 { "sum" } else { "total" }
+    }
+
+    /// Length of a window of sums, µs.
+    pub fn window_us(self) -> i64 {
+        if self.0 & 2 == 0 { 5_000_000 } else { 3_000_000 }
+    }
+
+    /// What the node without duplicates means: its state is not the other's.
+    pub fn once_meaning(self) -> u64 {
+        u64::from(self.0 & 4)
+    }
+
+    /// The name of the pulse.
+    pub fn pulse_name(self) -> &'static str {
+        if self.0 & 8 == 0 { "pulse" } else { "beat" }
+    }
+}
 
 /// A reading on its way through the plant: the message at its start, the row at its end.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -245,8 +287,8 @@ impl Operator for Once {
 }
 
 /// Count and sum per device and window, when the watermark passes the window's end.
-#[derive(Default)]
 struct Sum {
+    window_us: i64,
     watermark: Option<i64>,
     open: BTreeMap<(i64, String), (i64, i64)>,
 }
@@ -255,7 +297,7 @@ impl Operator for Sum {
     fn process(&mut self, _port: usize, batch: RecordBatch, out: &mut Output) -> Result<()> {
         let mut late = Vec::new();
         for reading in readings_of(&batch) {
-            let end = (reading.time.div_euclid(WINDOW_US) + 1) * WINDOW_US;
+            let end = (reading.time.div_euclid(self.window_us) + 1) * self.window_us;
             if self.watermark.is_some_and(|watermark| end <= watermark) {
                 late.push(reading);
                 continue;
@@ -336,39 +378,42 @@ impl Operator for Pulse {
 pub type Guest<'a> = dyn Fn(&SchemaRef) -> Result<Built> + 'a;
 
 /// The plant's graph; a guest's main port goes to a sink of its own.
-pub(super) fn graph(guest: Option<&Guest<'_>>) -> Result<Graph> {
-    let node = |name: &str, operator: Box<dyn Operator>, inputs: Vec<Edge>| Node {
+pub(super) fn graph(variant: Variant, guest: Option<&Guest<'_>>) -> Result<Graph> {
+    let node = |name: &str, meaning: u64, operator: Box<dyn Operator>, inputs: Vec<Edge>| Node {
         name: name.to_owned(),
         kind: "plant",
         operator,
         inputs,
         ports: vec![Port { name: "", schema: reading_schema() }],
-        fingerprint: Fingerprint(1),
+        fingerprint: Fingerprint(meaning),
         own_watermark: false,
         models: None,
     };
     let from = |node: usize| Edge::Node { node, port: 0 };
     let mut nodes = Vec::new();
-    for (input, name) in SOURCES.iter().enumerate() {
-        let mut unpack = node(name, Box::new(Unpack { watermark: i64::MIN }), vec![Edge::Input(input)]);
+    for (source, name) in SOURCES.iter().enumerate() {
+        let input = variant.place_of(source);
+        let mut unpack = node(name, 0, Box::new(Unpack { watermark: i64::MIN }), vec![Edge::Input(input)]);
         unpack.own_watermark = true;
         nodes.push(unpack);
     }
-    nodes.push(node("keep", Box::new(Keep), vec![from(0), from(1)]));
-    nodes.push(node(MODEL_NODE, Box::new(Scale { factor: 1 }), vec![from(2)]));
-    nodes.push(node("once", Box::<Once>::default(), vec![from(3)]));
-    let mut sum = node("sum", Box::<Sum>::default(), vec![from(3)]);
+    nodes.push(node("keep", 0, Box::new(Keep), vec![from(0), from(1)]));
+    nodes.push(node(MODEL_NODE, 0, Box::new(Scale { factor: 1 }), vec![from(2)]));
+    nodes.push(node("once", variant.once_meaning(), Box::<Once>::default(), vec![from(3)]));
+    let window_us = variant.window_us();
+    let sum = Sum { window_us, watermark: None, open: BTreeMap::new() };
+    let mut sum = node(variant.sum_name(), window_us as u64, Box::new(sum), vec![from(3)]);
     sum.ports.push(Port { name: "late", schema: reading_schema() });
     nodes.push(sum);
-    nodes.push(node("pulse", Box::<Pulse>::default(), vec![from(3)]));
+    nodes.push(node(variant.pulse_name(), 0, Box::<Pulse>::default(), vec![from(3)]));
     let sink = |name: &str, inputs: Vec<Edge>| SinkNode { name: name.to_owned(), inputs };
     let mut sinks = vec![sink("ledger", vec![from(4)]), sink("postbox", vec![from(5), from(6)])];
     if let Some(guest) = guest {
         let built = guest(&reading_schema())?;
-        let mut guest = node("guest", built.operator, vec![from(3)]);
+        let mut guest = node("guest", 0, built.operator, vec![from(3)]);
         (guest.ports, guest.own_watermark) = (built.ports, built.own_watermark);
         nodes.push(guest);
         sinks.push(sink("guests", vec![from(7)]));
     }
-    Graph::new(SOURCES.map(str::to_owned).to_vec(), nodes, sinks)
+    Graph::new(variant.source_names(), nodes, sinks)
 }

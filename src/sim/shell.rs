@@ -10,18 +10,17 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 
 use super::around::{Fall, Step, Surroundings, breach, note};
+use super::bug::Bug;
 use super::cells;
 use super::journal::{Journal, LOG};
 use super::outside::{Broker, Name};
 use super::plant::{self, MODEL_NODE, SOURCES};
-use super::world::Bug;
 use crate::core::{
-    Barrier, Change, Commit, Effect, Engine, Epoch, Event, EventTime, Now, Position, Record, Sequencer,
-    SequencerSettings, Snapshot, Stamped,
+    Barrier, Change, Commit, Effect, Engine, Epoch, Event, EventTime, Graph, Now, Position, Record,
+    Sequencer, SequencerSettings, Snapshot, Stamped,
 };
-use crate::store::Store;
 use crate::store::journal::{ReplayFrom, Replayed};
-use crate::store::recovery;
+use crate::store::recovery::{self, Recovered};
 
 /// Places in each bounded queue.
 pub(super) const QUEUE: usize = 3;
@@ -31,6 +30,11 @@ const REPORTS_MAX: usize = 256;
 const EPOCHS_MAX: usize = 5;
 /// Rows, a tick, and as many cuts as there may be epochs.
 const WAITING_MAX: usize = 2 + EPOCHS_MAX;
+
+/// Most bytes of the log's files: besides the log, the copy of a block that was in doubt and a file that was given up.
+const LOG_FILES_BYTES_MAX: u64 = LOG.bytes_max + 2 * LOG.segment_bytes_max;
+/// Most files of checkpoints: two that are kept, one in the making, one to be removed, and as many that are damaged.
+const CHECKPOINTS_MAX: usize = 8;
 
 /// From anywhere to the coordinator.
 pub(super) enum Report {
@@ -42,6 +46,12 @@ pub(super) enum Report {
 enum Delivery {
     Rows { name: Name, batch: RecordBatch },
     Barrier(Epoch),
+    End,
+}
+
+enum Arrival {
+    Rows { input: usize, batch: RecordBatch, position: Position },
+    End { input: usize },
 }
 
 /// One process.
@@ -54,7 +64,9 @@ pub(super) struct Shell {
     pub engine: Engine,
     sink_names: Vec<String>,
     requests: VecDeque<u8>,
-    arrivals: VecDeque<(usize, RecordBatch, Position)>,
+    arrivals: VecDeque<Arrival>,
+    /// Which sources have said that they have ended.
+    ended: [bool; SOURCES.len()],
     pub feed: VecDeque<Stamped>,
     pub engine_feed: VecDeque<Stamped>,
     effects: VecDeque<(u64, Effect)>,
@@ -72,14 +84,12 @@ impl Shell {
     /// Starts a process on what the disk holds.
     pub fn open(around: &mut Surroundings, guest: Option<&plant::Guest<'_>>) -> Step<Self> {
         around.incarnation += 1;
-        let mut store = around.memory.share();
-        let recovered = recovery::recover(store.as_mut())?;
-        if let Some((epoch, ..)) = around.commits.last()
-            && recovered.epoch < *epoch
-        {
-            return breach(format!("epoch {epoch} was committed, and {} comes back", recovered.epoch));
+        let recovered = recovery::recover(around.store().as_mut())?;
+        come_back(around, &recovered)?;
+        let (mut graph, sources) = (plant::graph(around.variant, guest)?, around.variant.source_names());
+        if around.bug == Some(Bug::StateOfAnotherMeaning) {
+            take_for_the_same(&mut graph, recovered.snapshot.as_ref());
         }
-        let graph = plant::graph(guest)?;
         let sink_names: Vec<String> = graph.sinks.iter().map(|sink| sink.name.clone()).collect();
         let (engine, _) = Engine::new(graph, recovered.snapshot.as_ref())?;
         for (sink, name) in around.sinks.iter_mut().zip(&sink_names) {
@@ -88,8 +98,8 @@ impl Shell {
         let mut from = ReplayFrom {
             offset: recovered.log_offset,
             epoch: recovered.epoch,
-            sources: SOURCES.map(str::to_owned).into(),
-            positions: SOURCES.iter().map(|name| recovered.sources.get(*name).cloned()).collect(),
+            positions: sources.iter().map(|name| recovered.sources.get(name).cloned()).collect(),
+            sources,
             mono: recovered.snapshot.as_ref().map_or(Duration::ZERO, |snapshot| snapshot.now.mono),
         };
         if around.bug == Some(Bug::ReplayFromWrongOffset) && recovered.snapshot.is_some() {
@@ -106,6 +116,7 @@ impl Shell {
             sink_names,
             requests: VecDeque::new(),
             arrivals: VecDeque::new(),
+            ended: [false; SOURCES.len()],
             feed: VecDeque::new(),
             engine_feed: VecDeque::new(),
             effects: VecDeque::new(),
@@ -164,22 +175,37 @@ impl Shell {
     }
 
     /// A source takes what its broker has, if there is room behind it.
-    pub fn receive(&mut self, around: &mut Surroundings, input: usize) -> Step {
-        if self.sequencer.is_none() || self.arrivals.len() >= QUEUE {
+    pub fn receive(&mut self, around: &mut Surroundings, source: usize) -> Step {
+        if self.sequencer.is_none() || self.arrivals.len() >= QUEUE || self.ended[source] {
             return Ok(());
         }
         let max = 1 + around.dice.below(3);
-        if let Some((readings, position)) = around.brokers[input].receive(max)? {
+        let input = around.running.place_of(source);
+        let broker = &mut around.brokers[source];
+        if let Some((readings, position)) = broker.receive(max)? {
             let batch = plant::messages(&readings, around.wall_us)?;
-            self.arrivals.push_back((input, batch, position));
+            self.arrivals.push_back(Arrival::Rows { input, batch, position });
+        } else if broker.is_at_end() {
+            self.ended[source] = true;
+            self.arrivals.push_back(Arrival::End { input });
         }
         Ok(())
     }
 
     /// A source passes an acknowledgement on.
-    pub fn acknowledge(&mut self, around: &mut Surroundings, input: usize) -> Step {
-        if let Some(position) = self.acknowledgements[input].pop_front() {
-            around.brokers[input].acknowledge(&position)?;
+    pub fn acknowledge(&mut self, around: &mut Surroundings, source: usize) -> Step {
+        if let Some(position) = self.acknowledgements[around.running.place_of(source)].pop_front() {
+            let committed = around.commits.last().map_or(0, |(_, offset, _)| *offset);
+            let safe = if around.has_log { around.safe } else { committed };
+            let offset = around.offsets.get(&(source, position.clone()));
+            // That mistake shall be found by what gets lost.
+            let mistaken = around.bug == Some(Bug::AcknowledgeBeforeSync);
+            if !mistaken && offset.is_none_or(|offset| *offset >= safe) {
+                return breach(format!(
+                    "{position:?} of record {offset:?} is acknowledged, and safe are {safe}"
+                ));
+            }
+            around.brokers[source].acknowledge(&position)?;
         }
         Ok(())
     }
@@ -197,9 +223,13 @@ impl Shell {
         while self.feed.len() < QUEUE
             && let Some(stamped) = sequencer.poll()
         {
+            if matches!(stamped.record, Record::Barrier(_)) && around.dice.happens(500) {
+                around.cut_begins();
+            }
             self.feed.push_back(stamped);
         }
         around.log_tight += u64::from(sequencer.is_tight());
+        around.epochs_full += u64::from(!sequencer.is_stopping() && !sequencer.may_cut());
         let deadline = self.engine.deadline();
         if let Some(report) = self.reports.pop_front() {
             match report {
@@ -213,28 +243,33 @@ impl Shell {
                 Report::Flushed { sink, epoch, position } => sequencer.flushed(sink, epoch, position),
             }
         } else if sequencer.takes()
-            && let Some((input, batch, position)) = self.arrivals.pop_front()
+            && let Some(arrival) = self.arrivals.pop_front()
         {
-            sequencer.rows(now, input, batch, position);
+            match arrival {
+                Arrival::Rows { input, batch, position } => sequencer.rows(now, input, batch, position),
+                Arrival::End { input } => sequencer.end(now, input),
+            }
         } else if sequencer.waiting() == 0 && sequencer.due(deadline).is_some_and(|due| due <= now.mono) {
             sequencer.pass(now, deadline);
         }
         if self.committing.is_none() {
             self.committing = sequencer.commit();
+            if self.committing.is_some() {
+                around.cut_begins();
+            }
         }
         Ok(())
     }
 
     /// The checkpoint of a commit is written, and everyone is told.
     pub fn save(&mut self, around: &mut Surroundings) -> Step {
-        if around.stalled.last() == Some(&true) {
+        if around.is_stuck(around.sinks.len() + 1) {
             return Ok(());
         }
         let Some(commit) = self.committing.take() else { return Ok(()) };
         let now = self.now(around);
-        let sources = SOURCES.map(str::to_owned);
-        let mut store = around.memory.share();
-        let remove_before = recovery::save(store.as_mut(), &commit, now, &sources, &self.sink_names)?;
+        let sources = around.running.source_names();
+        let removable = recovery::save(around.store().as_mut(), &commit, now, &sources, &self.sink_names)?;
         if let Some((last, ..)) = around.commits.last()
             && *last >= commit.epoch
         {
@@ -242,7 +277,8 @@ impl Shell {
         }
         let first = commit.sinks.first().cloned().unwrap_or(Position(String::new()));
         around.commits.push((commit.epoch, commit.offset, first));
-        self.removals.push_back(remove_before);
+        let too_far = around.bug == Some(Bug::LogRemovedTooFar);
+        self.removals.push_back(if too_far { commit.offset } else { removable });
         for orders in &mut self.orders {
             orders.push_back(commit.epoch);
         }
@@ -300,7 +336,7 @@ impl Shell {
             Effect::Emit { sink, event: Event::Barrier(barrier) } => {
                 self.deliveries[sink].push_back(Delivery::Barrier(barrier.epoch));
             }
-            Effect::Emit { event: Event::End, .. } => return breach("a source has ended, and none does"),
+            Effect::Emit { sink, event: Event::End } => self.deliveries[sink].push_back(Delivery::End),
             Effect::Snapshot(snapshot) => self.reports.push_back(Report::Snapshot(snapshot)),
             Effect::Rejected { .. } => around.refused += 1,
         }
@@ -316,7 +352,7 @@ impl Shell {
             }
             return Ok(());
         }
-        if around.stalled[sink] {
+        if around.is_stuck(sink) || around.dice.happens(around.slow[sink]) {
             return Ok(());
         }
         let fails = std::mem::take(&mut around.failing[sink]);
@@ -325,7 +361,7 @@ impl Shell {
             return Err(Fall::Died);
         }
         match delivery {
-            None => {}
+            None | Some(Delivery::End) => {}
             Some(Delivery::Rows { name, batch }) => {
                 if around.has_log && name.1 >= around.safe {
                     return breach(format!("an effect of record {} leaves before it is safe", name.1));
@@ -344,7 +380,7 @@ impl Shell {
     }
 
     /// Nothing is ever larger than it may be.
-    pub fn check_bounds(&self) -> Step {
+    pub fn check_bounds(&self, around: &Surroundings) -> Step {
         let queues = [self.arrivals.len(), self.feed.len(), self.engine_feed.len(), self.requests.len()];
         let waiting = self.sequencer.as_ref().map_or(0, Sequencer::waiting);
         let epochs = self.sequencer.as_ref().map_or(0, |sequencer| sequencer.epochs().owed().count());
@@ -357,6 +393,13 @@ impl Shell {
         }
         if self.reports.len() > REPORTS_MAX {
             return breach(format!("{} reports wait", self.reports.len()));
+        }
+        let on_disk = around.memory.bytes_under("log/");
+        let checkpoints = around.memory.paths().iter().filter(|path| path.starts_with("checkpoint/")).count();
+        if on_disk > LOG_FILES_BYTES_MAX || checkpoints > CHECKPOINTS_MAX {
+            return breach(format!(
+                "the log takes {on_disk} bytes of disk, and there are {checkpoints} checkpoints"
+            ));
         }
         Ok(())
     }
@@ -374,5 +417,40 @@ impl Shell {
             owed.join(", "),
             self.effects.len()
         )
+    }
+}
+
+/// What the checkpoint means for what is known outside: it is the newest that was committed, unless that has rotted;
+/// and from its cut on the file holds with which the process starts now.
+fn come_back(around: &mut Surroundings, recovered: &Recovered) -> Step {
+    if let Some((epoch, ..)) = around.commits.last()
+        && recovered.epoch < *epoch
+    {
+        if around.lost.flips == 0 || recovered.passed_over.is_empty() {
+            return breach(format!("epoch {epoch} was committed, and {} comes back", recovered.epoch));
+        }
+        around.commits.retain(|(epoch, ..)| *epoch <= recovered.epoch);
+        around.lost.fallbacks += 1;
+    }
+    around.running = around.variant;
+    let (cut, before) = (recovered.log_offset, around.variants.clone());
+    around.variants.retain(|(from, _)| *from < cut);
+    if around.variants.last().is_none_or(|(_, variant)| *variant != around.variant) {
+        around.variants.push((cut, around.variant));
+    }
+    if around.has_log && around.variants != before {
+        let end = around.accepted.last_key_value().map_or(cut, |(last, _)| last + 1);
+        around.dispute(cut..end);
+    }
+    Ok(())
+}
+
+/// Makes the engine believe that nodes of the same name mean what they meant before.
+fn take_for_the_same(graph: &mut Graph, snapshot: Option<&Snapshot>) {
+    let saved = snapshot.into_iter().flat_map(|snapshot| &snapshot.nodes);
+    for state in saved {
+        if let Some(node) = graph.nodes.iter_mut().find(|node| node.name == state.name) {
+            node.fingerprint = state.fingerprint;
+        }
     }
 }

@@ -1,23 +1,30 @@
-//! A whole world from one seed: readings are published, a process handles them and dies at any step, disks tear
-//! and fail, sinks stall, clocks jump, models change; and in the end everything must be as if nothing had been. Pure.
+//! A whole world from one seed: readings are published, a process handles them and dies at any step, disks tear, fail,
+//! run full and rot, sinks stall, clocks jump, models and graphs change; and in the end everything must be as if
+//! nothing had been. Pure.
 //!
 //! What is held, at every step or at the end:
-//! - every acknowledged reading is delivered, and nothing is that was not published;
+//! - nothing is acknowledged before it is safe; every acknowledged reading is delivered, and nothing is that was not
+//!   published;
 //! - the file has exactly what the oracle says, once, in the order of the log; so has the receiver, by the
 //!   deliveries' names (without a log: at least that); a fresh engine on the same records says the same;
-//! - what was said to be safe comes back after any crash, and the same record never comes back as another;
+//! - what was said to be safe comes back after any crash, and the same record never comes back as another; what a
+//!   rotten bit costs is told to the record, is never more than a block, and everything else is delivered;
+//! - another graph starts with the state of those nodes that mean the same in it, and of no other;
 //! - epochs commit in order, few at a time, each with the file exactly where its cut was;
-//! - every queue and the log stay within their bounds, and monotonic time never goes back;
+//! - every queue, the log and the disk stay within their bounds, and monotonic time never goes back;
 //! - once faults stop, a fresh reading arrives, everything is acknowledged, and a stop ends, within bounded steps.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use super::around::{Fall, Surroundings};
+use super::act::{Act, WEIGHTS};
+use super::around::{Fall, Lost, Surroundings};
+use super::bug::Bug;
 use super::dice::Dice;
+use super::faults;
 use super::outside::{Broker, Manner, Sink};
-use super::plant::{Guest, REFUSED_FACTOR, Reading, SOURCES};
+use super::plant::{Guest, REFUSED_FACTOR, Reading, SOURCES, Variant};
 use super::shell::Shell;
 use super::verdict::verify;
 use crate::store::Memory;
@@ -32,41 +39,6 @@ const CALM_STEPS_MAX: usize = 20_000;
 const DEVICES: usize = 3;
 /// Where event time and the wall clock begin, µs: November 2023.
 const BEGIN_US: i64 = 1_700_000_000_000_000;
-
-/// A mistake to be made on purpose, so that the world's own sight is tested.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Bug {
-    /// Sources acknowledge what is appended and not yet synced.
-    AcknowledgeBeforeSync,
-    /// At a cut the state is saved first, and then the change is made.
-    SnapshotBeforeChange,
-    /// A sink says that it has flushed and has not.
-    CommitWithoutFlush,
-    /// The file is not cut to the committed position when it is opened again.
-    TruncationIgnored,
-    /// A replay begins one record late.
-    ReplayFromWrongOffset,
-    /// The engine gets records before they are synced.
-    EffectsBeforeSync,
-    /// After a restart the epochs that the log holds behind the checkpoint are forgotten.
-    ForgetUnflushedEpochs,
-    /// The first rows do not wait for a first checkpoint.
-    RowsBeforeFirstCheckpoint,
-}
-
-impl Bug {
-    /// Every mistake there is.
-    pub const ALL: [Self; 8] = [
-        Self::AcknowledgeBeforeSync,
-        Self::SnapshotBeforeChange,
-        Self::CommitWithoutFlush,
-        Self::TruncationIgnored,
-        Self::ReplayFromWrongOffset,
-        Self::EffectsBeforeSync,
-        Self::ForgetUnflushedEpochs,
-        Self::RowsBeforeFirstCheckpoint,
-    ];
-}
 
 /// What kind of world.
 #[derive(Clone, Copy, Default)]
@@ -119,6 +91,20 @@ pub struct Summary {
     pub deliveries: u64,
     /// Turns of the coordinator in which rows had to wait for room in the log.
     pub log_tight: u64,
+    /// Turns of the coordinator in which as many epochs were under way as there may be.
+    pub epochs_full: u64,
+    /// Times the disk ran full.
+    pub full_disks: u64,
+    /// Times the process was stopped, with all it had safe.
+    pub stops: u64,
+    /// Graphs that the plant has run.
+    pub graphs: u64,
+    /// Ends of sources in the order that counts.
+    pub ends: u64,
+    /// Records that bit rot has cost.
+    pub lost: u64,
+    /// Times a damaged checkpoint was passed over for the one before it.
+    pub fallbacks: u64,
 }
 
 impl std::ops::AddAssign for Summary {
@@ -133,69 +119,13 @@ impl std::ops::AddAssign for Summary {
         self.duplicates += other.duplicates;
         self.deliveries += other.deliveries;
         self.log_tight += other.log_tight;
-    }
-}
-
-/// What can happen next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Act {
-    Publish,
-    Receive,
-    Acknowledge,
-    Coordinate,
-    Keep,
-    Run,
-    Deliver,
-    Save,
-    Time,
-    Power,
-    Kill,
-    Disconnect,
-    Disk,
-    Clock,
-    Model,
-    Stall,
-    Fail,
-}
-
-/// How often each act happens, in relation to the others.
-const WEIGHTS: [(Act, usize); 17] = [
-    (Act::Publish, 160),
-    (Act::Receive, 140),
-    (Act::Acknowledge, 60),
-    (Act::Coordinate, 220),
-    (Act::Keep, 180),
-    (Act::Run, 220),
-    (Act::Deliver, 200),
-    (Act::Save, 30),
-    (Act::Time, 60),
-    (Act::Power, 4),
-    (Act::Kill, 4),
-    (Act::Disconnect, 5),
-    (Act::Disk, 6),
-    (Act::Clock, 6),
-    (Act::Model, 12),
-    (Act::Stall, 5),
-    (Act::Fail, 4),
-];
-
-impl Act {
-    fn is_deadly(self) -> bool {
-        matches!(self, Self::Power | Self::Kill | Self::Fail | Self::Disk)
-    }
-
-    fn is_fault(self) -> bool {
-        matches!(
-            self,
-            Self::Power
-                | Self::Kill
-                | Self::Disconnect
-                | Self::Disk
-                | Self::Clock
-                | Self::Model
-                | Self::Stall
-                | Self::Fail
-        )
+        self.epochs_full += other.epochs_full;
+        self.full_disks += other.full_disks;
+        self.stops += other.stops;
+        self.graphs += other.graphs;
+        self.ends += other.ends;
+        self.lost += other.lost;
+        self.fallbacks += other.fallbacks;
     }
 }
 
@@ -206,6 +136,12 @@ pub struct World<'a> {
     guest: Option<&'a Guest<'a>>,
     /// Which acts happen in this world: not every world has every fault, or the frequent ones hide the rare.
     acts: Vec<(Act, usize)>,
+    /// Whether bits rot here.
+    rots: bool,
+    /// Whether the clock is lost with the power: gateways without a battery wake up in 1970.
+    forgets_time: bool,
+    /// The next stop is the last.
+    is_last: bool,
     event_us: i64,
     counts: [[i64; DEVICES]; SOURCES.len()],
     step: usize,
@@ -227,29 +163,43 @@ impl<'a> World<'a> {
         sinks.extend(options.guest.map(|_| Sink::new(Manner::Naming)));
         let mut stalled = vec![false; sinks.len() + 1];
         stalled.push(dice.happens(250));
+        let (rots, forgets_time) = (has_log && dice.happens(400), dice.happens(250));
+        let slow = sinks.iter().map(|_| [0, 0, 500, 900][dice.below(4)]).collect();
         let around = Surroundings {
             checkpoint: Duration::from_millis(500 + 500 * dice.below(20) as u64),
-            dice,
             bug: options.bug,
             has_log,
             memory: Memory::new(),
             brokers: [Broker::default(), Broker::default()],
+            hung: vec![0; stalled.len()],
             stalled,
+            slow,
             failing: vec![false; sinks.len()],
+            fills_at_cut: false,
             sinks,
-            wall_us: BEGIN_US,
+            wall_us: if dice.happens(250) { 0 } else { BEGIN_US },
             incarnation: 0,
             accepted: BTreeMap::new(),
+            offsets: BTreeMap::new(),
             safe: 0,
             commits: Vec::new(),
+            running: Variant::default(),
+            variant: Variant::of(dice.below(Variant::COUNT)),
+            variants: Vec::new(),
+            lost: Lost::default(),
             refused: 0,
             log_tight: 0,
+            epochs_full: 0,
+            dice,
         };
         Self {
             around,
             shell: None,
             guest: options.guest,
             acts,
+            rots,
+            forgets_time,
+            is_last: false,
             event_us: BEGIN_US,
             counts: [[0; DEVICES]; SOURCES.len()],
             step: 0,
@@ -272,11 +222,10 @@ impl<'a> World<'a> {
         for _ in 0..steps {
             self.step()?;
         }
-        self.acts.retain(|(act, _)| !act.is_fault() && *act != Act::Publish);
-        self.around.memory.set_faults(Faults::default());
-        self.around.stalled.fill(false);
-        self.around.failing.fill(false);
-        let fresh: Vec<Reading> = (0..SOURCES.len()).map(|source| self.publish(source, 1)).collect();
+        self.calm_down();
+        let open: Vec<usize> =
+            (0..SOURCES.len()).filter(|source| !self.around.brokers[*source].is_closed).collect();
+        let fresh: Vec<Reading> = open.into_iter().map(|source| self.publish(source, 1)).collect();
         let rows: Vec<(String, i64)> =
             fresh.into_iter().map(|reading| (reading.device, reading.seq)).collect();
         self.until("a fresh reading arrives", |world| {
@@ -284,10 +233,25 @@ impl<'a> World<'a> {
             rows.iter().all(|(device, seq)| ledger.has(&format!(", {device:?}, {seq}, ")))
         })?;
         self.until("everything is acknowledged", |world| world.around.brokers.iter().all(Broker::is_done))?;
-        if let Some(shell) = &mut self.shell {
+        self.is_last = true;
+        if self.around.dice.happens(500) {
+            // The end of all sources is a stop too.
+            self.around.brokers.iter_mut().for_each(|broker| broker.is_closed = true);
+        } else if let Some(shell) = &mut self.shell {
             shell.stop(&self.around);
         }
         self.until("the stop is committed", |world| world.shell.as_ref().is_some_and(|shell| shell.finished))
+    }
+
+    fn calm_down(&mut self) {
+        self.acts.retain(|(act, _)| !act.is_fault() && *act != Act::Publish);
+        self.rots = false;
+        self.around.memory.set_faults(Faults::default());
+        self.around.fills_at_cut = false;
+        self.around.stalled.fill(false);
+        self.around.hung.fill(0);
+        self.around.failing.fill(false);
+        self.around.slow.fill(0);
     }
 
     fn until(&mut self, what: &str, reached: impl Fn(&Self) -> bool) -> Result<(), Violation> {
@@ -307,6 +271,7 @@ impl<'a> World<'a> {
 
     fn step(&mut self) -> Result<(), Violation> {
         self.step += 1;
+        self.around.hung.iter_mut().for_each(|left| *left = left.saturating_sub(1));
         let act = self.choose();
         match self.outside(act) {
             true => Ok(()),
@@ -338,7 +303,10 @@ impl<'a> World<'a> {
         let dice = &mut self.around.dice;
         match act {
             Act::Publish => {
-                let (source, value) = (dice.below(SOURCES.len()), dice.below(100) as i64);
+                let (mut source, value) = (dice.below(SOURCES.len()), dice.below(100) as i64);
+                if self.around.brokers[source].is_closed {
+                    source = SOURCES.len() - 1 - source;
+                }
                 self.publish(source, value);
             }
             Act::Time => {
@@ -349,22 +317,28 @@ impl<'a> World<'a> {
                     shell.mono += Duration::from_micros(passed);
                 }
             }
-            Act::Clock => self.around.wall_us += dice.below(7_200_000_000) as i64 - 3_600_000_000,
+            Act::Clock => faults::clock(&mut self.around, self.event_us),
             Act::Power => self.die(true),
             Act::Kill => self.die(false),
-            Act::Disk => {
-                let after = Some(dice.below(6) as u64);
-                let mut faults = Faults::default();
-                match dice.below(3) {
-                    0 => faults.fail_sync_after = after,
-                    1 => faults.fail_after = after,
-                    _ => faults.fail_reads = 1,
-                }
-                self.around.memory.set_faults(faults);
-            }
+            Act::Disk => faults::disk(&mut self.around),
+            Act::Full => self.summary.full_disks += u64::from(faults::space(&mut self.around)),
+            Act::Hang => faults::hang(&mut self.around),
             Act::Disconnect => {
-                let source = dice.below(SOURCES.len());
-                self.around.brokers[source].connect();
+                let broker = &mut self.around.brokers[dice.below(SOURCES.len())];
+                // Who has come to its end reads nothing again before the next start.
+                if !broker.is_closed {
+                    if dice.happens(500) {
+                        broker.confirm();
+                    }
+                    broker.connect();
+                }
+            }
+            Act::Graph => self.around.variant = Variant::of(dice.below(Variant::COUNT)),
+            Act::End => {
+                let brokers = &mut self.around.brokers;
+                if !brokers.iter().any(|broker| broker.is_closed) {
+                    brokers[dice.below(SOURCES.len())].is_closed = true;
+                }
             }
             Act::Stall => {
                 let who = dice.below(self.around.stalled.len());
@@ -397,10 +371,17 @@ impl<'a> World<'a> {
             Act::Run => shell.run(around)?,
             Act::Deliver => shell.deliver(around, sink)?,
             Act::Save => shell.save(around)?,
+            Act::Stop => shell.stop(around),
             Act::Model => shell.request(1 + around.dice.below(usize::from(REFUSED_FACTOR)) as u8),
             _ => {}
         }
-        shell.check_bounds()
+        shell.check_bounds(around)?;
+        if shell.finished && !self.is_last {
+            self.summary.stops += 1;
+            self.shell = None;
+            self.die(false);
+        }
+        Ok(())
     }
 
     fn die(&mut self, power: bool) {
@@ -408,12 +389,18 @@ impl<'a> World<'a> {
         if power {
             self.summary.power_cuts += 1;
             self.around.memory.crash(dice.roll());
+            if self.forgets_time {
+                self.around.wall_us = 0;
+            }
         } else if self.shell.is_some() {
             self.summary.deaths += 1;
         }
         self.shell = None;
         for sink in &mut self.around.sinks {
             sink.die(dice, power);
+        }
+        if self.rots && dice.happens(250) {
+            faults::rot(&mut self.around);
         }
     }
 
@@ -429,7 +416,9 @@ impl<'a> World<'a> {
             seq: self.counts[source][number],
             value,
         };
-        self.around.brokers[source].messages.push(reading.clone());
+        // A publisher that hears no acknowledgement in time sends again.
+        let times = 1 + usize::from(dice.happens(40));
+        self.around.brokers[source].messages.extend(vec![reading.clone(); times]);
         self.summary.readings += 1;
         reading
     }

@@ -2,6 +2,7 @@
 
 pub mod file;
 pub mod gather;
+pub mod heartbeat;
 pub mod mqtt;
 pub mod raw;
 pub mod simulate;

@@ -2,9 +2,9 @@
 //!
 //! It keeps what a file system promises and nothing more. Bytes are durable up to the last successful sync of their
 //! file, names as of the last sync of their directory. [`Memory::crash`] keeps those and throws dice for the rest: a
-//! file's unsynced tail is cut at any byte and some of its sectors may be zeros; of the unsynced creations, renames
-//! and removals none, the first few, or any subset has happened. A failed sync is the treacherous kind that Linux
-//! has: its bytes may be gone although a later sync of the same file succeeds.
+//! file's unsynced tail is cut at any byte and some of its sectors may be zeros, or hold what a removed file had there
+//! before; of the unsynced creations, renames and removals none, the first few, or any subset has happened. A failed
+//! sync is the treacherous kind that Linux has: its bytes may be gone although a later sync of the same file succeeds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -70,6 +70,8 @@ pub struct Faults {
     pub fail_after: Option<u64>,
     /// Let this many syncs of files pass, fail the next, then no more.
     pub fail_sync_after: Option<u64>,
+    /// Every sync of this many following syncs of files fails.
+    pub fail_syncs: u64,
     /// Bytes all files together may hold: the append that passes it writes what fits and fails.
     pub disk_bytes_max: Option<u64>,
     /// Every read of this many following reads fails.
@@ -82,7 +84,7 @@ pub struct Memory {
     disk: Arc<Mutex<Simulated>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Simulated {
     files: BTreeMap<u64, Content>,
     /// Names as a running process sees them.
@@ -93,13 +95,15 @@ struct Simulated {
     unsynced_names: Vec<NameChange>,
     directories: BTreeSet<String>,
     appending: BTreeMap<FileId, (String, u64)>,
+    /// What the file had that was removed last: its blocks are the next to be used.
+    stale: Vec<u8>,
     next: u64,
     faults: Faults,
     counters: Counters,
     trace: Vec<Operation>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Content {
     bytes: Vec<u8>,
     /// Sure to be there after a crash, but for `doomed`.
@@ -204,6 +208,34 @@ impl Memory {
         disk.directories.insert(parent(path).to_owned());
     }
 
+    /// Another disk that holds the same and then goes its own way; nothing goes wrong there yet.
+    #[must_use]
+    pub fn fork(&self) -> Memory {
+        let disk = Simulated { faults: Faults::default(), ..self.disk().clone() };
+        Memory { disk: Arc::new(Mutex::new(disk)) }
+    }
+
+    /// Changes the bits of a byte where it lies, durable or not: bit rot. False where there is no such byte.
+    pub fn flip(&self, path: &str, at: usize, bits: u8) -> bool {
+        let mut disk = self.disk();
+        let byte = disk.file("damaging", path).ok().and_then(|content| content.bytes.get_mut(at));
+        byte.map(|byte| *byte ^= bits).is_some()
+    }
+
+    /// Bytes of all files whose paths begin so.
+    #[must_use]
+    pub fn bytes_under(&self, prefix: &str) -> u64 {
+        let disk = self.disk();
+        let files = disk.names.iter().filter(|(path, _)| path.starts_with(prefix));
+        files.filter_map(|(_, file)| disk.files.get(file)).map(|content| content.bytes.len() as u64).sum()
+    }
+
+    /// Bytes that count against [`Faults::disk_bytes_max`]: also those of files that are removed and not yet gone.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.disk().used_bytes()
+    }
+
     /// Every file by its path, ascending.
     #[must_use]
     pub fn paths(&self) -> Vec<String> {
@@ -235,8 +267,12 @@ impl Simulated {
         self.names = self.durable_names.clone();
         self.forget_nameless();
         for content in self.files.values_mut() {
-            content.crash(dice);
+            content.crash(&self.stale, dice);
         }
+    }
+
+    fn used_bytes(&self) -> u64 {
+        self.files.values().map(|content| content.bytes.len() as u64).sum()
     }
 
     fn forget_nameless(&mut self) {
@@ -292,7 +328,7 @@ impl Simulated {
 }
 
 impl Content {
-    fn crash(&mut self, dice: &mut Dice) {
+    fn crash(&mut self, stale: &[u8], dice: &mut Dice) {
         for doomed in std::mem::take(&mut self.doomed) {
             if dice.coin() {
                 zero(&mut self.bytes, doomed);
@@ -302,7 +338,7 @@ impl Content {
         let kept = self.durable + dice.below(unsynced + 1);
         self.bytes.truncate(kept);
         if dice.coin() {
-            zero_some_sectors(&mut self.bytes, self.durable, dice);
+            lose_some_sectors(&mut self.bytes, self.durable, stale, dice);
         }
         self.durable = self.bytes.len();
     }
@@ -315,12 +351,23 @@ fn zero(bytes: &mut [u8], range: Range<usize>) {
     }
 }
 
-/// Zeroes about every other sector beyond `from`: the file had grown, but those sectors were never written.
-fn zero_some_sectors(bytes: &mut [u8], from: usize, dice: &mut Dice) {
-    for sector in bytes.get_mut(from..).unwrap_or_default().chunks_mut(SECTOR_BYTES) {
+/// The file had grown, but about every other sector beyond `from` was never written: it is zeros, or what the file had
+/// there that had the block before.
+fn lose_some_sectors(bytes: &mut [u8], from: usize, stale: &[u8], dice: &mut Dice) {
+    let mut start = from;
+    while start < bytes.len() {
+        let end = (start / SECTOR_BYTES + 1) * SECTOR_BYTES;
+        let sector = start..end.min(bytes.len());
         if dice.coin() {
-            sector.fill(0);
+            let before = stale.get(sector.clone()).filter(|_| dice.coin());
+            if let Some(place) = bytes.get_mut(sector) {
+                match before {
+                    Some(before) => place.copy_from_slice(before),
+                    None => place.fill(0),
+                }
+            }
         }
+        start = end;
     }
 }
 
@@ -391,7 +438,7 @@ impl Store for Memory {
         let (path, content) = disk.appending.get(&file).cloned().ok_or_else(|| closed(file))?;
         let outcome =
             disk.change("writing to", &path, Operation::Append { path: path.clone(), bytes: bytes.len() });
-        let used: u64 = disk.files.values().map(|content| content.bytes.len() as u64).sum();
+        let used = disk.used_bytes();
         let room = disk.faults.disk_bytes_max.map_or(u64::MAX, |max| max.saturating_sub(used));
         let fits = usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len());
         // A write that fails has still written some of it.
@@ -409,7 +456,9 @@ impl Store for Memory {
         let mut disk = self.disk();
         let (path, content) = disk.appending.get(&file).cloned().ok_or_else(|| closed(file))?;
         let mut outcome = disk.change("syncing", &path, Operation::Sync { path: path.clone() });
-        if outcome.is_ok() && runs_out(&mut disk.faults.fail_sync_after) {
+        let fails = disk.faults.fail_syncs > 0 || runs_out(&mut disk.faults.fail_sync_after);
+        disk.faults.fail_syncs = disk.faults.fail_syncs.saturating_sub(1);
+        if outcome.is_ok() && fails {
             outcome = Err(injected("syncing", &path));
         }
         let content = disk.files.get_mut(&content).ok_or_else(|| missing("syncing", &path))?;
@@ -483,9 +532,7 @@ impl Store for Memory {
     fn remove(&mut self, path: &str) -> Result<()> {
         let mut disk = self.disk();
         disk.change("removing", path, Operation::Remove { path: path.to_owned() })?;
-        if !disk.names.contains_key(path) {
-            return Err(missing("removing", path));
-        }
+        disk.stale = disk.file("removing", path)?.bytes.clone();
         let gone = Some(path.to_owned());
         disk.rename_entry(NameChange { dir: parent(path).to_owned(), gone, there: None });
         Ok(())
@@ -538,6 +585,48 @@ mod tests {
         for expected in [None, Some(&b""[..]), Some(b"a"), Some(b"ab"), Some(b"abc"), Some(b"\0\0\0")] {
             assert!(outcomes.contains(&expected.map(<[u8]>::to_vec)), "never saw {expected:?}");
         }
+    }
+
+    #[test]
+    fn sectors_that_were_never_written_are_zeros_or_what_a_removed_file_had_there() {
+        let prepare = || {
+            let (mut store, _) = with_file("old", &[7; 1200]);
+            store.remove("old").unwrap();
+            store.sync_dir("").unwrap();
+            let new = store.create("new").unwrap();
+            store.sync_dir("").unwrap();
+            store.append(new, &[1; 100]).unwrap();
+            store.sync(new).unwrap();
+            store.append(new, &[2; 1500]).unwrap();
+            store
+        };
+        let mut seen = [false; 3];
+        for bytes in outcomes(prepare, "new").into_iter().flatten() {
+            assert_eq!(bytes[..100], [1; 100], "what is durable stays, also where it shares a sector");
+            for sector in bytes[100..].chunk_by(|left, right| left == right) {
+                let of = [2, 0, 7].iter().position(|byte| *byte == sector[0]).unwrap();
+                seen[of] = true;
+            }
+        }
+        assert_eq!(seen, [true; 3]);
+    }
+
+    #[test]
+    fn a_fork_goes_its_own_way_and_rot_changes_what_is_durable() {
+        let mut store = Memory::new();
+        store.create_dir("a").unwrap();
+        let file = store.create("a/b").unwrap();
+        store.append(file, b"safe").unwrap();
+        store.sync(file).unwrap();
+        let fork = store.fork();
+        assert!(fork.flip("a/b", 1, 1) && !fork.flip("a/b", 4, 1) && !fork.flip("c", 0, 1));
+        assert_eq!(
+            (fork.contents("a/b").unwrap(), store.contents("a/b").unwrap()),
+            (b"s`fe".to_vec(), b"safe".to_vec())
+        );
+        assert_eq!((store.bytes_under("a/"), store.bytes_under("b"), store.used_bytes()), (4, 0, 4));
+        store.set_faults(Faults { fail_syncs: 2, ..Faults::default() });
+        assert!(store.sync(file).is_err() && store.sync(file).is_err() && store.sync(file).is_ok());
     }
 
     #[test]

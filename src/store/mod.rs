@@ -9,12 +9,13 @@
 //! ```
 //!
 //! Everything above [`Store`] runs unchanged on both, so the code that is tested against crashes is the code that
-//! runs. Only `disk` touches the world. `record` gives bytes to what the engine is fed; `journal` and `recovery` take the
+//! runs. Only `disk` touches the world. `dead_letters` are a log of what could not be delivered or used. `record` gives bytes to what the engine is fed; `journal` and `recovery` take the
 //! engine's records to the log and its epochs to checkpoints, and back.
 
 mod block;
 pub mod checkpoint;
 mod cursor;
+pub mod dead_letters;
 pub mod disk;
 pub mod journal;
 pub mod log;
@@ -30,10 +31,12 @@ pub mod record;
 pub mod recovery;
 mod retention;
 mod segment;
+pub mod spool;
 mod wire;
 
 pub use checkpoint::Checkpoint;
 pub use cursor::{Cursor, Damage, Damages};
+pub use dead_letters::{DeadLetters, Letter, LetterBody, LetterKind};
 pub use disk::Disk;
 pub use log::Log;
 pub use look::LogReader;
@@ -41,6 +44,7 @@ pub use memory::Memory;
 pub use options::{LogOptions, OpenReport};
 pub use record::{LogRecord, RecordKind, Stamp};
 pub use retention::Retain;
+pub use spool::Spool;
 
 use crate::Result;
 

@@ -323,7 +323,7 @@ fn decode_topics(numbers: Column, values: StringArray) -> Result<DictionaryArray
 
 /// Arrow's reader trusts the bytes of its messages further than ours may be trusted (a wrong length is a panic there),
 /// so they stand behind a checksum.
-fn encode_ipc(batch: &RecordBatch, out: &mut Vec<u8>) -> Result<()> {
+pub(super) fn encode_ipc(batch: &RecordBatch, out: &mut Vec<u8>) -> Result<()> {
     let start = out.len();
     out.extend_from_slice(&[0; 4]);
     let mut writer = StreamWriter::try_new(&mut *out, batch.schema_ref())?;
@@ -338,7 +338,8 @@ fn encode_ipc(batch: &RecordBatch, out: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
-fn decode_ipc(wire: &mut Wire) -> Result<RecordBatch> {
+/// Reads a batch that `encode_ipc` wrote: the checksum and the rest of the bytes.
+pub(super) fn decode_ipc(wire: &mut Wire) -> Result<RecordBatch> {
     let crc = wire.u32().ok_or_else(ends_early("checksum"))?;
     let stream = wire.take(wire.0.len()).unwrap_or_default();
     if crc32fast::hash(stream) != crc {

@@ -22,7 +22,7 @@ struct Ends {
 }
 
 /// What a checkpoint brings back.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Recovered {
     /// The state of the graph; `None` at the first start.
     pub snapshot: Option<Snapshot>,

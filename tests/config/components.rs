@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use tidegate::core::ends::SourceBatch;
 use tidegate::core::schema::{raw, tag_type, time_field};
-use tidegate::core::{DeliveryId, Epoch, Operator, Output, Position, Sink, Source};
+use tidegate::core::{Attempt, DeliveryId, Epoch, Operator, Output, Parcel, Peer, Position, Sink, Source};
 use tidegate::registry::{
     Built, BuiltSink, BuiltSource, Checked, Context, Delivery, Inputs, Kept, OperatorConfig, Problem,
     Registry, SinkConfig, SourceConfig, SourceOutput, nearest,
@@ -66,6 +66,17 @@ impl Sink for Nothing {
 
     async fn committed(&mut self, _epoch: Epoch) -> tidegate::Result<()> {
         Ok(())
+    }
+}
+
+#[async_trait]
+impl Peer for Nothing {
+    async fn open(&mut self) -> tidegate::Result<()> {
+        Ok(())
+    }
+
+    async fn deliver(&mut self, _parcels: &mut [Parcel]) -> tidegate::Result<Attempt> {
+        Ok(Attempt::Settled)
     }
 }
 
@@ -150,6 +161,7 @@ impl SourceConfig for Sensor {
                 companion: None,
                 connected: None,
                 delivery: Some(delivery),
+                vitals: None,
                 notes: self
                     .client_id
                     .is_none()
@@ -185,6 +197,7 @@ impl SourceConfig for Recording {
             companion: None,
             connected: None,
             delivery: None,
+            vitals: None,
             notes: Vec::new(),
         })
     }
@@ -481,7 +494,7 @@ impl SinkConfig for Cloud {
     const EXAMPLES: &'static [&'static str] = &["url = \"https://example.com\""];
 
     fn build(self, _context: &Context<'_>) -> Checked<BuiltSink> {
-        Ok(BuiltSink { sink: Box::new(Nothing), network: true, notes: Vec::new() })
+        Ok(BuiltSink { sink: Box::new(Nothing), peer: Some(Box::new(Nothing)), notes: Vec::new() })
     }
 }
 
@@ -508,6 +521,6 @@ impl SinkConfig for Print {
     const EXAMPLES: &'static [&'static str] = &["", "format = \"csv\""];
 
     fn build(self, _context: &Context<'_>) -> Checked<BuiltSink> {
-        Ok(BuiltSink { sink: Box::new(Nothing), network: false, notes: Vec::new() })
+        Ok(BuiltSink { sink: Box::new(Nothing), peer: None, notes: Vec::new() })
     }
 }

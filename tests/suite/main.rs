@@ -2,11 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
+mod allocator;
 mod bad_input;
+mod campaign;
 mod columns;
 mod durability;
 mod examples;
+mod fuzz;
 mod golden;
+mod health;
 mod http;
 mod kernels;
 mod laws;
@@ -14,6 +18,7 @@ mod model_update;
 mod mqtt;
 mod process;
 mod purity;
+mod reload;
 mod replay;
 mod simulation;
 mod support;

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -180,6 +181,11 @@ impl Running {
         }
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, name: &str) {
+        Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap();
+    }
+
     /// Ends it as a power cut would.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
@@ -274,6 +280,7 @@ pub struct Plant {
     /// Where it listens.
     pub port: u16,
     feeds: BTreeMap<String, Arc<Mutex<Feed>>>,
+    connections: Arc<AtomicUsize>,
 }
 
 #[derive(Debug)]
@@ -294,14 +301,22 @@ impl Plant {
         let feeds: BTreeMap<String, Arc<Mutex<Feed>>> =
             feeds.into_iter().map(|(filter, messages)| (filter.to_owned(), feed(messages))).collect();
         let served = feeds.clone();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&connections);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
+                counted.fetch_add(1, Relaxed);
                 let feeds = served.clone();
                 // A connection that breaks off is the other side's doing; what it misses, its test will say.
                 std::thread::spawn(move || serve(stream, &feeds));
             }
         });
-        Self { port, feeds }
+        Self { port, feeds, connections }
+    }
+
+    /// How many connections there were.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Relaxed)
     }
 
     /// Sends all messages of a filter again to whoever connects next.

@@ -57,7 +57,7 @@ pub fn run(args: &VariantArgs) -> Result<Measured> {
                 }
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
-            let rows = running.served.metrics.totals().source_rows;
+            let rows = running.served.metrics().totals().source_rows;
             if rows > 0 {
                 first.get_or_insert_with(Instant::now);
             }

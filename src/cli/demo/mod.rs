@@ -140,24 +140,24 @@ async fn show(args: &DemoArgs) -> std::result::Result<Verdict, Failure> {
                 started.elapsed().as_secs_f64()
             ));
         }
-        if running.served.metrics.is_connected() != connected {
+        if running.served.metrics().is_connected() != connected {
             connected = !connected;
             let what = if connected { "the broker is back" } else { "the broker is away; waiting for it" };
             screen.note(format!("{:>5.1} s  {what}", started.elapsed().as_secs_f64()));
         }
         watch.look()?;
-        screen.draw(&View::of(&running.served.metrics, &watch, started.elapsed(), publisher.sent()));
+        screen.draw(&View::of(&running.served.metrics(), &watch, started.elapsed(), publisher.sent()));
         if interrupted || started.elapsed() >= whole {
             break;
         }
     }
     publisher.stop().await;
-    drain(&running.served.metrics, publisher_total(&publisher), &mut watch).await?;
+    drain(&running.served.metrics(), publisher_total(&publisher), &mut watch).await?;
     let _ = running.requests.send(Request::Stop).await;
     task.await.map_err(|error| Error::data(error.to_string()))??;
     watch.look()?;
     let seen = started.elapsed();
-    screen.draw(&View::of(&running.served.metrics, &watch, seen, publisher.sent()));
+    screen.draw(&View::of(&running.served.metrics(), &watch, seen, publisher.sent()));
     screen.leave();
     let swapped = match swap {
         Some(swap) => matches!(swap.await, Ok(Ok(Submitted::Applied(_)))),
@@ -165,7 +165,7 @@ async fn show(args: &DemoArgs) -> std::result::Result<Verdict, Failure> {
     };
     let models = Models { first: first.id, second: second.id, swapped };
     let mut verdict =
-        Verdict::new(&plant, &watch, &running.served.metrics, publisher.sent(), &models, interrupted);
+        Verdict::new(&plant, &watch, &running.served.metrics(), publisher.sent(), &models, interrupted);
     verdict.broker_away =
         (!connected).then(|| format!("the broker at {url} went away and did not come back"));
     Ok(verdict)
@@ -232,7 +232,7 @@ async fn start_pipeline(args: &DemoArgs, url: &str) -> std::result::Result<Runni
 /// Messages published before the subscription would be lost without anyone's fault.
 async fn wait_for_subscription(running: &Running) -> bool {
     let started = Instant::now();
-    while !running.served.metrics.is_connected() {
+    while !running.served.metrics().is_connected() {
         if started.elapsed() > Duration::from_secs(5) {
             return false;
         }

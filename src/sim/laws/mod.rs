@@ -9,7 +9,7 @@
 //!
 //! They are for operators of any crate: `laws::hold::<MyConfig>()` in a test tries each of its examples.
 
-mod script;
+pub(super) mod script;
 
 use std::fmt;
 

@@ -46,6 +46,9 @@ struct Place {
     bytes: u64,
     /// Numbers of files that are finished and wait for their final name.
     finished: Vec<u64>,
+    /// Which path all this is about; empty in positions from before it was noted.
+    #[serde(default)]
+    path: PathBuf,
 }
 
 struct Open {
@@ -70,11 +73,12 @@ pub struct FileSink {
 impl FileSink {
     /// Nothing open yet.
     pub fn new(settings: FileSettings) -> Self {
+        let place = Place { number: 1, path: settings.path.clone(), ..Place::default() };
         Self {
             encoder: settings.rows.map(RowEncoder::new),
             settings,
             open: None,
-            place: Place { number: 1, ..Place::default() },
+            place,
             finishing: VecDeque::new(),
             buffer: Vec::new(),
             unsynced: false,
@@ -287,7 +291,12 @@ impl Sink for FileSink {
     async fn open(&mut self, committed: Option<&Position>) -> Result<()> {
         match committed {
             Some(position) => {
-                self.place = position.get()?;
+                let place: Place = position.get()?;
+                if !place.path.as_os_str().is_empty() && place.path != self.settings.path {
+                    // The pipeline file names another path now: what was written stands where it is.
+                    return self.open_fresh();
+                }
+                self.place = Place { path: self.settings.path.clone(), ..place };
                 for number in std::mem::take(&mut self.place.finished) {
                     self.finish(number).await?;
                 }

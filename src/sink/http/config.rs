@@ -8,7 +8,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::body::Per;
-use super::sender::{HttpSettings, HttpSink, IDEMPOTENCY_KEY};
+use super::peer::{HttpPeer, HttpSettings, IDEMPOTENCY_KEY, REPLAYED};
+use super::sender::HttpSink;
 use crate::codec::text;
 use crate::net::tls::TlsSettings;
 use crate::registry::{BuiltSink, Checked, Context, Problem, SinkConfig};
@@ -17,9 +18,10 @@ use crate::units::{Period, Secret, Size};
 
 /// Sends rows to a web server with POST, one request after the other, so that they arrive in order.
 ///
-/// A server that is away, or answers 401, 403, 404, 408, 429 or 5xx, is tried again for ever, with growing pauses or after the
-/// time that its `Retry-After` asks for; meanwhile the pipeline waits. Any other answer than 2xx refuses the request
-/// for good: it is logged, counted and dropped. Redirects are not followed. Every request has an `Idempotency-Key`
+/// A server that is away, or answers 401, 403, 404, 408, 425, 429 or 5xx, is tried again for ever, with growing pauses or after
+/// the time that its `Retry-After` asks for; meanwhile rows wait in the spool, and without one the pipeline waits. Any
+/// other answer than 2xx refuses the request for good: it is logged and counted, and its rows become dead letters, or are
+/// dropped where none are kept. Redirects are not followed. Every request has an `Idempotency-Key`
 /// that is the same whenever it is sent again, also after a restart with a log, so that a server can tell a repetition.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -138,7 +140,8 @@ body_size = "256KiB""#,
             per: self.per,
             body_bytes_max: self.body_size.as_usize(),
         };
-        Ok(BuiltSink { sink: Box::new(HttpSink::new(settings)), network: true, notes })
+        let peer = Box::new(HttpPeer::new(settings.clone()));
+        Ok(BuiltSink { sink: Box::new(HttpSink::new(settings)), peer: Some(peer), notes })
     }
 }
 
@@ -192,8 +195,8 @@ impl HttpConfig {
 fn header_name(at: &str, name: &str) -> Result<HeaderName, Problem> {
     let known = HeaderName::from_bytes(name.as_bytes());
     match known.map_err(|_| Problem::new(at, format!("`{name}` cannot be the name of a header")))? {
-        name if name == IDEMPOTENCY_KEY => {
-            Err(Problem::new(at, "this header is set for every request already"))
+        name if name == IDEMPOTENCY_KEY || name == REPLAYED => {
+            Err(Problem::new(at, "this header is set by the sink already"))
         }
         name if matches!(name.as_str(), "content-length" | "transfer-encoding" | "connection" | "host") => {
             Err(Problem::new(at, "this header is made by the connection").help("leave it out"))

@@ -2,6 +2,7 @@
 
 mod body;
 pub mod config;
+mod peer;
 mod sender;
 #[cfg(test)]
 mod tests;

@@ -1,63 +1,19 @@
-//! The running part of the `http` sink: one request after the other, each until it is taken or refused.
+//! The `http` sink without a spool: each delivery is tried until it is taken or refused; the pipeline waits.
 
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, Response, StatusCode, Url};
 use tracing::{debug, info, warn};
 
-use super::body::{Bodies, Per};
-use crate::core::{Count, DeliveryId, Epoch, Position, Sink};
-use crate::error::{Error, Result};
+use super::peer::{HttpPeer, HttpSettings};
+use crate::core::{Attempt, Count, DeliveryId, Epoch, Parcel, Peer, Position, Refusal, Sink};
+use crate::error::Result;
 use crate::net::backoff::Backoff;
-use crate::net::tls::TlsSettings;
-use crate::net::{http, secret};
-use crate::sink::encode::RowFormat;
-use crate::units::Secret;
-
-/// The header that names a request: the delivery and the number of the body within it.
-/// IETF draft-ietf-httpapi-idempotency-key-header.
-pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
-
-/// Longest wait that a server may ask for.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
-
-/// How much of the answer to a refused request is logged, in bytes.
-const ANSWER_LOGGED: usize = 200;
-
-/// How much of an answer is read so that the connection can be used again.
-const ANSWER_READ: usize = 64 << 10;
-
-/// How an HTTP sink works.
-pub struct HttpSettings {
-    /// Where to send to.
-    pub url: Url,
-    /// TLS, for `https`.
-    pub tls: Option<TlsSettings>,
-    /// Headers of every request.
-    pub headers: HeaderMap,
-    /// Further headers, to be looked up when the sink opens.
-    pub secret_headers: Vec<(HeaderName, Secret)>,
-    /// A token for `Authorization`.
-    pub token: Option<Secret>,
-    /// Longest duration of one request.
-    pub timeout: Duration,
-    /// Longest pause between two tries.
-    pub pause_max: Duration,
-    /// How rows are written.
-    pub format: RowFormat,
-    /// What goes into one request.
-    pub per: Per,
-    /// Largest body, in bytes.
-    pub body_bytes_max: usize,
-}
 
 /// The `http` sink.
 pub struct HttpSink {
-    settings: HttpSettings,
-    client: Option<Client>,
+    peer: HttpPeer,
     /// The delivery written last.
     last: Option<DeliveryId>,
     requests_refused: u64,
@@ -65,21 +21,11 @@ pub struct HttpSink {
     rows_refused_untold: u64,
 }
 
-/// What became of one try.
-enum Answer {
-    Taken,
-    /// Refused for good: status and the beginning of the answer.
-    Refused(StatusCode, String),
-    /// To be tried again, after this long if the server says so.
-    Later(String, Option<Duration>),
-}
-
 impl HttpSink {
     /// Not open yet.
     pub fn new(settings: HttpSettings) -> Self {
         Self {
-            settings,
-            client: None,
+            peer: HttpPeer::new(settings),
             last: None,
             requests_refused: 0,
             rows_refused: 0,
@@ -87,82 +33,17 @@ impl HttpSink {
         }
     }
 
-    fn client(&self) -> Result<Client> {
-        let settings = &self.settings;
-        let mut headers = settings.headers.clone();
-        for (name, value) in &settings.secret_headers {
-            headers.insert(name, secret_value(value, "")?);
-        }
-        if let Some(token) = &settings.token {
-            headers.insert(AUTHORIZATION, secret_value(token, "Bearer ")?);
-        }
-        let builder = http::builder(settings.tls.as_ref().unwrap_or(&TlsSettings::default()))?
-            .user_agent(concat!("tidegate/", env!("CARGO_PKG_VERSION")))
-            .default_headers(headers)
-            .timeout(settings.timeout)
-            .redirect(reqwest::redirect::Policy::none());
-        http::finish(builder)
-    }
-
-    /// Where it sends to, without a query that may hold secrets.
-    fn target(&self) -> String {
-        let url = &self.settings.url;
-        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
-        format!("{}://{}{port}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path())
-    }
-
-    /// Sends one body until it is taken or refused.
-    async fn send(&mut self, client: &Client, key: &str, body: Vec<u8>, rows: usize) -> Result<()> {
-        let key = HeaderValue::from_str(key)
-            .map_err(|_| Error::data(format!("the delivery's name `{key}` cannot be a header")))?;
-        let body = bytes::Bytes::from(body);
-        let least = Duration::from_millis(200).min(self.settings.pause_max);
-        let mut backoff = Backoff::new(least, self.settings.pause_max);
-        let mut tries = 0u64;
-        loop {
-            let request =
-                client.post(self.settings.url.clone()).header(IDEMPOTENCY_KEY, &key).body(body.clone());
-            let answer = match request.send().await {
-                Ok(response) => judge(response).await,
-                Err(error) => Answer::Later(in_full(&error.without_url()), None),
-            };
-            tries += 1;
-            match answer {
-                Answer::Taken => {
-                    if tries > 1 {
-                        info!(url = self.target(), tries, "the server takes requests again");
-                    }
-                    return Ok(());
-                }
-                Answer::Refused(status, answer) => {
-                    self.refused(status, &answer, rows);
-                    return Ok(());
-                }
-                Answer::Later(reason, asked) => {
-                    let pause = asked.map_or_else(|| backoff.wait(), |asked| asked.min(RETRY_AFTER_MAX));
-                    let pause_ms = pause.as_millis();
-                    match tries {
-                        1 => {
-                            warn!(url = self.target(), reason, pause_ms, "a request failed; trying for ever")
-                        }
-                        _ => debug!(url = self.target(), reason, pause_ms, tries, "a request failed again"),
-                    }
-                    tokio::time::sleep(pause).await;
-                }
-            }
-        }
-    }
-
-    fn refused(&mut self, status: StatusCode, answer: &str, rows: usize) {
+    fn refused(&mut self, refusal: &Refusal) {
+        let rows = refusal.rows.len() as u64;
         self.requests_refused += 1;
-        self.rows_refused += rows as u64;
-        self.rows_refused_untold += rows as u64;
+        self.rows_refused += rows;
+        self.rows_refused_untold += rows;
         // A server that refuses everything must not fill the disk with log lines.
         if self.requests_refused.is_power_of_two() {
             warn!(
-                url = self.target(),
-                status = status.as_u16(),
-                answer,
+                url = self.peer.target(),
+                status = refusal.status,
+                answer = refusal.reason,
                 rows,
                 requests_refused = self.requests_refused,
                 rows_refused = self.rows_refused,
@@ -170,70 +51,6 @@ impl HttpSink {
             );
         }
     }
-}
-
-fn secret_value(secret: &Secret, before: &str) -> Result<HeaderValue> {
-    // The error must not show the value.
-    let mut value = HeaderValue::from_str(&format!("{before}{}", secret::resolve(secret)?))
-        .map_err(|_| Error::config(format!("the secret in {secret:?} cannot be a header's value")))?;
-    value.set_sensitive(true);
-    Ok(value)
-}
-
-/// An error with all its causes: the outermost alone says next to nothing.
-fn in_full(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    text
-}
-
-async fn judge(mut response: Response) -> Answer {
-    let status = response.status();
-    // A wrong token or path is the gateway's or the server's to mend, and no fault of these rows.
-    let later = status.is_server_error()
-        || matches!(
-            status,
-            StatusCode::TOO_MANY_REQUESTS
-                | StatusCode::REQUEST_TIMEOUT
-                | StatusCode::UNAUTHORIZED
-                | StatusCode::FORBIDDEN
-                | StatusCode::NOT_FOUND
-        );
-    let asked = retry_after(response.headers(), crate::clock::wall().0);
-    let mut answer = Vec::new();
-    // An answer that breaks off says as much as one that ends.
-    while let Ok(Some(chunk)) = response.chunk().await {
-        answer.extend_from_slice(&chunk);
-        if answer.len() >= ANSWER_READ {
-            break;
-        }
-    }
-    if status.is_success() {
-        return Answer::Taken;
-    }
-    answer.truncate(ANSWER_LOGGED);
-    let words: String =
-        String::from_utf8_lossy(&answer).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    match later {
-        true => Answer::Later(format!("{status}: {words}"), asked),
-        false => Answer::Refused(status, words),
-    }
-}
-
-/// The wait that `Retry-After` asks for: seconds, or a date (RFC 9110, section 10.2.3).
-fn retry_after(headers: &HeaderMap, now_us: i64) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse::<u64>() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let date = chrono::DateTime::parse_from_rfc2822(text).ok()?;
-    let wait_us = date.timestamp_micros().saturating_sub(now_us);
-    Some(Duration::from_micros(u64::try_from(wait_us).unwrap_or(0)))
 }
 
 #[async_trait]
@@ -245,23 +62,37 @@ impl Sink for HttpSink {
 
     async fn open(&mut self, _committed: Option<&Position>) -> Result<()> {
         // What was sent behind the committed position is sent again under the same keys.
-        self.client = Some(self.client()?);
-        Ok(())
+        self.peer.open().await
     }
 
     async fn write(&mut self, id: DeliveryId, batch: RecordBatch) -> Result<()> {
-        let client = match &self.client {
-            Some(client) => client.clone(),
-            None => self.client()?,
-        };
-        let HttpSettings { format, per, body_bytes_max, .. } = self.settings;
-        let mut bodies = Bodies::new(format, batch, per, body_bytes_max);
-        let mut part = 0u64;
-        while let Some((body, rows)) = bodies.next_body()? {
-            self.send(&client, &format!("{id}-{part}"), body, rows).await?;
-            part += 1;
+        let least = Duration::from_millis(200).min(self.peer.pause_max());
+        let mut backoff = Backoff::new(least, self.peer.pause_max());
+        let mut parcel = Parcel::new(id, batch);
+        let (mut tries, mut settled) = (0u64, 0);
+        loop {
+            let attempt = self.peer.deliver(std::slice::from_mut(&mut parcel)).await?;
+            for refusal in std::mem::take(&mut parcel.refused) {
+                self.refused(&refusal);
+            }
+            let Attempt::Away { reason, after } = attempt else { break };
+            if std::mem::replace(&mut settled, parcel.settled) < parcel.settled {
+                backoff.reset();
+                tries = 0;
+            }
+            tries += 1;
+            let pause = after.unwrap_or_else(|| backoff.wait());
+            let (url, pause_ms) = (self.peer.target(), pause.as_millis());
+            match tries {
+                1 => warn!(url, reason, pause_ms, "a request failed; trying for ever"),
+                _ => debug!(url, reason, pause_ms, tries, "a request failed again"),
+            }
+            tokio::time::sleep(pause).await;
         }
-        self.last = Some(id);
+        if tries > 0 {
+            info!(url = self.peer.target(), tries, "the server takes requests again");
+        }
+        self.last = Some(parcel.id);
         Ok(())
     }
 
@@ -272,25 +103,5 @@ impl Sink for HttpSink {
 
     async fn committed(&mut self, _epoch: Epoch) -> Result<()> {
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        let asked = |text: &'static str, now_us| {
-            let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static(text))]);
-            retry_after(&headers, now_us)
-        };
-        assert_eq!(asked("120", 0), Some(Duration::from_secs(120)));
-        let then_us = 784_111_777_000_000;
-        assert_eq!(asked("Sun, 06 Nov 1994 08:49:37 GMT", then_us - 3_000_000), Some(Duration::from_secs(3)));
-        assert_eq!(asked("Sun, 06 Nov 1994 08:49:37 GMT", then_us + 1), Some(Duration::ZERO));
-        assert_eq!(asked("soon", 0), None);
-        assert_eq!(asked("-1", 0), None);
-        assert_eq!(retry_after(&HeaderMap::new(), 0), None);
     }
 }

@@ -4,6 +4,7 @@ use arrow::datatypes::DataType;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::peer::MqttPeer;
 use super::template::Template;
 use super::writer::{MqttSettings, MqttSink, Payload};
 use crate::codec::text;
@@ -15,12 +16,12 @@ use crate::registry::{BuiltSink, Checked, Context, Problem, SinkConfig};
 use crate::units::{Period, Secret, Size};
 
 /// Publishes every row as a message to an MQTT broker, version 5 or 3.1.1, in order. A broker that is away is tried
-/// again for ever, with growing pauses; meanwhile the pipeline waits.
+/// again for ever, with growing pauses; meanwhile rows wait in the spool, and without one the pipeline waits.
 ///
 /// At QoS 1 a row counts as delivered when the broker has acknowledged it; what was not acknowledged before the
 /// connection broke is published again, so a message may come twice. At QoS 0 it counts when it is written to the
-/// connection. A message that the broker refuses, or that is larger than `packet_size`, is logged, counted and
-/// dropped.
+/// connection. A message that the broker refuses, or that is larger than `packet_size`, is logged and counted; its row
+/// becomes a dead letter, or is dropped where none are kept.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MqttConfig {
@@ -144,7 +145,8 @@ password = { env = "MQTT_PASSWORD" }"#,
             in_flight: self.in_flight,
         };
         let settings = MqttSettings { publisher, topic, payload, qos: self.qos, retain: self.retain };
-        Ok(BuiltSink { sink: Box::new(MqttSink::new(settings)), network: true, notes: Vec::new() })
+        let peer = Box::new(MqttPeer::new(settings.clone()));
+        Ok(BuiltSink { sink: Box::new(MqttSink::new(settings)), peer: Some(peer), notes: Vec::new() })
     }
 }
 

@@ -4,9 +4,11 @@
 //! |---|---|
 //! | `config` | the keys in the pipeline file, and what is refused |
 //! | `template` | texts with columns in them: topics and payloads |
-//! | `writer` | the running sink |
+//! | `writer` | the running sink without a spool |
+//! | `peer` | the broker, for a spool that stands before it |
 
 pub mod config;
+mod peer;
 mod template;
 #[cfg(test)]
 mod tests;

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::net::publisher::{Message, Publisher, PublisherSettings};
 
 /// How an MQTT sink works.
+#[derive(Clone)]
 pub struct MqttSettings {
     /// The connection.
     pub publisher: PublisherSettings,
@@ -50,38 +51,10 @@ impl MqttSink {
     pub fn new(settings: MqttSettings) -> Self {
         Self { settings, publisher: None, json: NdjsonWriter::new(), last: None }
     }
-
-    fn payloads(&mut self, batch: &RecordBatch) -> Result<Payloads> {
-        Ok(match &self.settings.payload {
-            Payload::Template(template) => Payloads::Texts(template.over(batch)?),
-            Payload::Row => {
-                let mut bytes = Vec::new();
-                self.json.write(batch, &mut bytes)?;
-                // JSON has no line break inside a row.
-                let ends = memchr::memchr_iter(b'\n', &bytes).collect();
-                Payloads::Lines { bytes: bytes.into(), ends }
-            }
-            Payload::Column(name) => {
-                let column = batch
-                    .column_by_name(name)
-                    .ok_or_else(|| Error::data(format!("column \"{name}\" does not exist")))?;
-                match column.data_type() {
-                    DataType::Binary => Payloads::Bytes(column.as_binary::<i32>().clone()),
-                    DataType::Utf8 => {
-                        let texts = column.as_string::<i32>().clone();
-                        Payloads::Bytes(texts.into())
-                    }
-                    other => {
-                        return Err(Error::data(format!("column \"{name}\" of type {other} is no payload")));
-                    }
-                }
-            }
-        })
-    }
 }
 
 /// The payloads of a batch.
-enum Payloads {
+pub(super) enum Payloads {
     Texts(Filled),
     /// One line after the other, each up to its line break.
     Lines {
@@ -92,8 +65,37 @@ enum Payloads {
 }
 
 impl Payloads {
+    /// Those of a batch; `json` writes rows.
+    pub fn over(payload: &Payload, json: &mut NdjsonWriter, batch: &RecordBatch) -> Result<Self> {
+        Ok(match payload {
+            Payload::Template(template) => Self::Texts(template.over(batch)?),
+            Payload::Row => {
+                let mut bytes = Vec::new();
+                json.write(batch, &mut bytes)?;
+                // JSON has no line break inside a row.
+                let ends = memchr::memchr_iter(b'\n', &bytes).collect();
+                Self::Lines { bytes: bytes.into(), ends }
+            }
+            Payload::Column(name) => {
+                let column = batch
+                    .column_by_name(name)
+                    .ok_or_else(|| Error::data(format!("column \"{name}\" does not exist")))?;
+                match column.data_type() {
+                    DataType::Binary => Self::Bytes(column.as_binary::<i32>().clone()),
+                    DataType::Utf8 => {
+                        let texts = column.as_string::<i32>().clone();
+                        Self::Bytes(texts.into())
+                    }
+                    other => {
+                        return Err(Error::data(format!("column \"{name}\" of type {other} is no payload")));
+                    }
+                }
+            }
+        })
+    }
+
     /// The payload of a row, if it has one.
-    fn of(&mut self, row: usize) -> Option<Bytes> {
+    pub fn of(&mut self, row: usize) -> Option<Bytes> {
         match self {
             Self::Texts(filled) => Some(filled.text(row).into()),
             Self::Lines { bytes, ends } => {
@@ -115,13 +117,13 @@ impl Sink for MqttSink {
 
     async fn write(&mut self, id: DeliveryId, batch: RecordBatch) -> Result<()> {
         let mut topics = self.settings.topic.over(&batch)?;
-        let mut payloads = self.payloads(&batch)?;
+        let mut payloads = Payloads::over(&self.settings.payload, &mut self.json, &batch)?;
         let Some(publisher) = &self.publisher else { return Err(Error::data("the sink is not open")) };
         for row in 0..batch.num_rows() {
             let Some(payload) = payloads.of(row) else { continue };
             let (qos, retain) = (self.settings.qos, self.settings.retain);
             publisher.room().await;
-            publisher.push(Message { topic: topics.topic(row), payload, qos, retain });
+            publisher.push(Message { topic: topics.topic(row), payload, qos, retain, replayed: false });
         }
         self.last = Some(id);
         Ok(())

@@ -143,6 +143,7 @@ fields = { temp = "f64", vib = "f64" }"#,
             companion: None,
             connected: None,
             delivery: None,
+            vitals: None,
             notes,
         })
     }

@@ -235,6 +235,7 @@ ca = "/etc/ssl/plant-ca.pem""#,
             })),
             connected,
             delivery: Some(delivery),
+            vitals: None,
             notes,
         })
     }

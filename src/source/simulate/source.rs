@@ -138,6 +138,7 @@ impl SimulateSource {
                         payload: Bytes::from(payload),
                         qos: 1,
                         retain: false,
+                        replayed: false,
                     });
                 }
             }

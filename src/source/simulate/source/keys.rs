@@ -436,6 +436,7 @@ faults = [{ kind = "bearing_wear", device = "pump-03", start = "5m", duration = 
             companion: None,
             connected: None,
             delivery: None,
+            vitals: None,
             notes,
         })
     }

@@ -1,0 +1,214 @@
+//! Records at which the engine failed: how often, over restarts of the engine and of the process, and which of them
+//! have failed too often to be tried again.
+//!
+//! Two files in the data directory hold it. `suspects.json` is written and synced when a record has failed. `handling` is
+//! eight bytes that the engine's thread overwrites before and after each record, without a sync: what the system's
+//! page cache holds survives the death of a process, and a power cut is not the record's doing.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+use super::durable::DataDir;
+use crate::error::{Error, Result};
+
+/// A record that has failed so often is left out.
+pub const FAILURES_MAX: u32 = 3;
+
+/// Most records remembered; the one noted longest ago gives way.
+const SUSPECTS_MAX: usize = 64;
+
+/// The longest reason kept, in bytes.
+const REASON_BYTES_MAX: usize = 500;
+
+const SUSPECTS: &str = "suspects.json";
+const HANDLING: &str = "handling";
+
+/// One record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suspect {
+    /// Its offset in the log.
+    pub offset: u64,
+    /// How often the engine, or the process, has failed at it.
+    pub failures: u32,
+    /// Why, the last time.
+    pub reason: String,
+}
+
+/// The records at which the engine failed.
+#[derive(Debug, Default)]
+pub struct Suspects {
+    list: Vec<Suspect>,
+}
+
+impl Suspects {
+    /// What the data directory says, and one failure more for the record that was being handled when the process died.
+    ///
+    /// # Errors
+    /// If it cannot be read or written.
+    pub fn load(data: &mut DataDir) -> Result<Self> {
+        let list = match data.note(SUSPECTS)? {
+            None => Vec::new(),
+            Some(text) => serde_json::from_slice(&text).unwrap_or_else(|error| {
+                warn!(%error, "{SUSPECTS} cannot be read; failures are counted anew");
+                Vec::new()
+            }),
+        };
+        let mut suspects = Self { list };
+        let handling = Mark::take(&data.path(HANDLING))?;
+        if let Some(offset) = handling {
+            let failures = suspects.failed(offset, "the process died while it was handled", Some(data))?;
+            warn!(offset, failures, "the process died while it handled this record");
+        }
+        Ok(suspects)
+    }
+
+    /// The engine failed at a record: how often that makes. It is durable, where there is somewhere to keep it.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn failed(&mut self, offset: u64, reason: &str, data: Option<&mut DataDir>) -> Result<u32> {
+        let mut suspect = match self.list.iter().position(|known| known.offset == offset) {
+            Some(place) => self.list.remove(place),
+            None => Suspect { offset, failures: 0, reason: String::new() },
+        };
+        suspect.failures = suspect.failures.saturating_add(1);
+        suspect.reason = reason.chars().take(REASON_BYTES_MAX / 4).collect();
+        let failures = suspect.failures;
+        self.list.push(suspect);
+        if self.list.len() > SUSPECTS_MAX {
+            self.list.remove(0);
+        }
+        self.keep(data)?;
+        Ok(failures)
+    }
+
+    /// Records that are behind every checkpoint are nobody's concern any more.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn forget_before(&mut self, offset: u64, data: Option<&mut DataDir>) -> Result<()> {
+        let before = self.list.len();
+        self.list.retain(|suspect| suspect.offset >= offset);
+        if self.list.len() < before { self.keep(data) } else { Ok(()) }
+    }
+
+    /// The records that are left out.
+    pub fn skipped(&self) -> impl Iterator<Item = &Suspect> {
+        self.list.iter().filter(|suspect| suspect.failures >= FAILURES_MAX)
+    }
+
+    fn keep(&self, data: Option<&mut DataDir>) -> Result<()> {
+        let Some(data) = data else { return Ok(()) };
+        let text = serde_json::to_vec(&self.list)
+            .map_err(|error| Error::state(format!("{SUSPECTS} cannot be written: {error}")))?;
+        data.keep_note(SUSPECTS, &text)
+    }
+}
+
+/// Where the engine's thread notes the record it is handling.
+#[derive(Debug)]
+pub struct Mark(File);
+
+impl Mark {
+    /// In a data directory.
+    ///
+    /// # Errors
+    /// If the file cannot be made.
+    pub fn open(data: &DataDir) -> Result<Self> {
+        let path = data.path(HANDLING);
+        let file = File::options().create(true).truncate(false).write(true).open(&path);
+        let mark = Self(file.map_err(|error| Error::io(format!("opening {}", path.display()), &error))?);
+        mark.leave();
+        Ok(mark)
+    }
+
+    /// A record is handled from here on.
+    pub fn enter(&self, offset: u64) {
+        self.write(offset.saturating_add(1));
+    }
+
+    /// It was handled.
+    pub fn leave(&self) {
+        self.write(0);
+    }
+
+    /// Where it cannot be written, a record that ends the process is not found out; nothing else follows from that.
+    fn write(&self, value: u64) {
+        let _ = self.0.write_all_at(&value.to_le_bytes(), 0);
+    }
+
+    /// The record that was being handled when the process died, if one was; it is told once.
+    fn take(path: &Path) -> Result<Option<u64>> {
+        let bytes = match std::fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io(format!("reading {}", path.display()), &error)),
+        };
+        std::fs::remove_file(path)
+            .map_err(|error| Error::io(format!("removing {}", path.display()), &error))?;
+        let value = bytes.try_into().map_or(0, u64::from_le_bytes);
+        Ok(value.checked_sub(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failures(suspects: &Suspects) -> Vec<(u64, u32)> {
+        suspects.list.iter().map(|suspect| (suspect.offset, suspect.failures)).collect()
+    }
+
+    #[test]
+    fn failures_are_counted_over_restarts_and_deaths_of_the_process_count_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = || DataDir::open(directory.path(), "a").unwrap();
+        {
+            let mut data = open();
+            let mut suspects = Suspects::load(&mut data).unwrap();
+            assert_eq!(failures(&suspects), []);
+            assert_eq!(suspects.failed(7, "it panicked", Some(&mut data)).unwrap(), 1);
+            assert_eq!(suspects.failed(9, "it panicked", Some(&mut data)).unwrap(), 1);
+            let mark = Mark::open(&data).unwrap();
+            mark.enter(3);
+            mark.leave();
+            // Died.
+            mark.enter(7);
+        }
+        for round in 2..=3 {
+            let mut data = open();
+            let suspects = Suspects::load(&mut data).unwrap();
+            assert_eq!(failures(&suspects), [(9, 1), (7, round)]);
+            assert_eq!(suspects.skipped().count(), usize::from(round == 3));
+            Mark::open(&data).unwrap().enter(7);
+        }
+        let mut data = open();
+        let mark = Mark::open(&data).unwrap();
+        mark.enter(7);
+        mark.leave();
+        let mut suspects = Suspects::load(&mut data).unwrap();
+        assert_eq!(failures(&suspects), [(9, 1), (7, 3)], "it was handled to its end");
+        suspects.forget_before(8, Some(&mut data)).unwrap();
+        assert_eq!(failures(&Suspects::load(&mut data).unwrap()), [(9, 1)]);
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_and_damage_is_no_obstacle() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut data = DataDir::open(directory.path(), "a").unwrap();
+        let mut suspects = Suspects::default();
+        for offset in 0..=SUSPECTS_MAX as u64 {
+            suspects.failed(offset, &"x".repeat(10_000), Some(&mut data)).unwrap();
+        }
+        assert_eq!((suspects.list.len(), suspects.list[0].offset), (SUSPECTS_MAX, 1));
+        let loaded = Suspects::load(&mut data).unwrap();
+        assert_eq!(loaded.list, suspects.list);
+        std::fs::write(directory.path().join("a/suspects.json"), "{").unwrap();
+        std::fs::write(directory.path().join("a/handling"), "abc").unwrap();
+        assert_eq!(failures(&Suspects::load(&mut data).unwrap()), []);
+    }
+}

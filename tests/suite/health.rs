@@ -1,0 +1,112 @@
+//! What a running process says of itself: to the service manager, by `tidegate status`, by heartbeats; also, and above
+//! all, when something is stuck.
+
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::support::{TIDEGATE, free_port, lines, text, tidegate, wait_for_port};
+
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn start(pipeline: &Path, admin: u16, socket: Option<&Path>) -> Process {
+    let mut command = Command::new(TIDEGATE);
+    command.arg("run").arg(pipeline).args(["--admin", &format!("127.0.0.1:{admin}")]);
+    if let Some(socket) = socket {
+        command.env("NOTIFY_SOCKET", socket).env("WATCHDOG_USEC", "400000");
+    }
+    // Nobody reads what it writes: a sink to standard output is stuck once the pipe is full.
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    wait_for_port(admin);
+    Process(child)
+}
+
+fn status(admin: u16) -> (Option<i32>, String) {
+    let output = tidegate(&["status", "--admin", &format!("127.0.0.1:{admin}")]);
+    (output.status.code(), text(&output.stdout))
+}
+
+/// Everything that the service manager hears within a time.
+fn heard(socket: &UnixDatagram, time: Duration) -> Vec<String> {
+    let until = Instant::now() + time;
+    let mut all = Vec::new();
+    let mut buffer = [0; 4096];
+    while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+        socket.set_read_timeout(Some(left)).unwrap();
+        if let Ok(length) = socket.recv(&mut buffer) {
+            all.extend(text(&buffer[..length]).lines().map(str::to_owned));
+        }
+    }
+    all
+}
+
+#[test]
+fn the_service_manager_is_told_and_a_heartbeat_leaves_by_a_sink() {
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().join("alive.ndjson");
+    let pipeline = directory.path().join("alive.toml");
+    let file = format!(
+        "[pipeline]\nname = \"alive\"\ncheckpoint = \"200ms\"\n[source.beat]\ntype = \"heartbeat\"\nevery = \"100ms\"\n\
+         [sink.out]\ntype = \"file\"\ninputs = [\"beat\"]\npath = {out:?}\n"
+    );
+    std::fs::write(&pipeline, file).unwrap();
+    let socket = directory.path().join("notify");
+    let manager = UnixDatagram::bind(&socket).unwrap();
+    let admin = free_port();
+    let mut process = start(&pipeline, admin, Some(&socket));
+    let said = heard(&manager, Duration::from_millis(1500));
+    assert_eq!(said.iter().filter(|line| *line == "READY=1").count(), 1, "{said:?}");
+    let alive = said.iter().filter(|line| *line == "WATCHDOG=1").count();
+    assert!((4..=9).contains(&alive), "twice in 400 ms: {said:?}");
+    assert!(said.iter().any(|line| line.starts_with("STATUS=1 pipelines run")), "{said:?}");
+    let (code, said) = status(admin);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.starts_with("alive: runs, up ") && said.contains("source beat"), "{said}");
+    Command::new("kill").arg(process.0.id().to_string()).status().unwrap();
+    assert!(process.0.wait().unwrap().success());
+    assert!(heard(&manager, Duration::from_millis(100)).contains(&"STOPPING=1".to_owned()));
+    let rows = lines(&out);
+    assert!(rows.len() >= 10, "{}", rows.len());
+    for (beat, row) in rows.iter().enumerate() {
+        assert_eq!(row["beat"], beat);
+        assert_eq!((&row["pipeline"], &row["healthy"]), (&"alive".into(), &true.into()));
+    }
+}
+
+#[test]
+fn a_stuck_sink_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let pipeline = directory.path().join("stuck.toml");
+    let file = "[pipeline]\nname = \"stuck\"\ncheckpoint = \"1s\"\nstop_timeout = \"2s\"\n[source.plant]\ntype = \"simulate\"\ndevices = 100\n\
+                rate_hz = 100.0\n[sink.out]\ntype = \"stdout\"\ninputs = [\"plant\"]\n";
+    std::fs::write(&pipeline, file).unwrap();
+    let admin = free_port();
+    let mut process = start(&pipeline, admin, None);
+    let until = Instant::now() + Duration::from_secs(60);
+    let said = loop {
+        let (code, said) = status(admin);
+        if said.contains("! the engine waits for sink `out` to take rows, ") {
+            assert_eq!(code, Some(1));
+            break said;
+        }
+        assert!(Instant::now() < until, "{said}");
+        std::thread::sleep(Duration::from_millis(500));
+    };
+    assert!(said.contains("waits for sink `out`\n"), "the source says so too: {said}");
+    // Nor does it hold up the stop: what is not out by then is given up, since nothing is kept.
+    let asked = Instant::now();
+    Command::new("kill").arg(process.0.id().to_string()).status().unwrap();
+    assert_eq!(process.0.wait().unwrap().code(), Some(1));
+    assert!(asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
+    let nobody = tidegate(&["status", "--admin", &format!("127.0.0.1:{}", free_port())]);
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(text(&nobody.stderr).contains("is `tidegate run --admin"), "{}", text(&nobody.stderr));
+}
