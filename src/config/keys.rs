@@ -50,13 +50,13 @@ pub struct Settings {
     /// The memory that batches between source, engine and sinks may take: with a budget given here, a file whose
     /// buffers could grow beyond it is refused. `tidegate check` prints the bound.
     pub memory: Option<Size>,
+    /// The disk that log, spools and dead letters may take: with a budget given here, a file that could need more is
+    /// refused. `tidegate check` prints the bound.
+    pub disk: Option<Size>,
     /// Room on disk for dead letters: rows that a receiver refuses or that waited too long, and records that cannot be
     /// processed. `"off"`: they are counted and dropped. 16 MiB if nothing is said and there is a data directory; when
     /// it is full the oldest go. See `tidegate dead-letters`.
     pub dead_letters: Option<Room>,
-    /// The disk that log, spools and dead letters may take: with a budget given here, a file in which they could grow
-    /// beyond it is refused. `tidegate check` prints the bound.
-    pub disk: Option<Size>,
     /// When a batch from a source is closed, unless the source says otherwise: `{ rows, bytes, age }`.
     #[serde(default)]
     #[schemars(extend("default" = {}))]

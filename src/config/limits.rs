@@ -220,20 +220,22 @@ impl Whole<'_, '_> {
         let Some(disk) = self.settings.disk else { return };
         let log = self.settings.log;
         let (needed, retained) = if has_log { (log.size.0, log.retained_bytes_max()) } else { (0, 0) };
-        let spools: u64 =
-            self.plan.sinks.iter().filter_map(|sink| sink.spool).map(|spool| spool.bytes_max).sum();
+        let spools = self.plan.sinks.iter().filter_map(|sink| sink.spool);
+        let spools = spools.fold(0u64, |bytes, spool| bytes.saturating_add(spool.bytes_max));
         let letters = self.settings.dead_letters_bytes();
-        let bytes = [needed, retained, spools, letters].into_iter().fold(0, u64::saturating_add);
-        if bytes > disk.0 {
+        let all =
+            [needed, retained, spools, letters].iter().fold(0u64, |all, bytes| all.saturating_add(*bytes));
+        if all > disk.0 {
             let message = format!(
-                "more may be kept than the disk given: {} of log that a restart may need, {} that `retain` keeps, {} of \
-                 spools and {} of dead letters, and there is {disk}",
-                Size(needed),
-                Size(retained),
-                Size(spools),
-                Size(letters)
+                "log, spools and dead letters may take more than the disk given: {} of log that a restart may need, {} \
+                 that `retain` keeps, {} of spools and {} of dead letters, and there is {disk}",
+                about(needed),
+                about(retained),
+                about(spools),
+                about(letters)
             );
-            let help = "make `size` or `retain_size` of `log`, `spool` of a sink or `dead_letters` smaller, or `disk` larger";
+            let help =
+                "make `size` or `retain_size` of `log`, or `spool` of the sinks smaller, or `disk` larger";
             report.error(&self.node.find("disk", None), message, help);
         }
     }
@@ -303,12 +305,12 @@ pub struct Bounds {
     pub keeping: Vec<(String, Keyed)>,
     /// Most bytes of the log on disk, if there is one.
     pub log_bytes_max: Option<u64>,
+    /// Most bytes of the log that only `retain` keeps, beside these.
+    pub retained_bytes_max: u64,
     /// Most bytes of each spool on disk, by sink, and what happens when one is full.
     pub spools: Vec<(String, Spooling)>,
     /// Most bytes of the dead letters on disk.
     pub dead_letters_bytes: u64,
-    /// Most bytes of the log that only `retain` keeps, beside these.
-    pub retained_bytes_max: u64,
     /// Most bytes of state in the checkpoints on disk: as much an estimate as the state.
     pub checkpoint_bytes: u64,
     /// How often the log is synced where messages come all the time: once for each batch.
@@ -349,10 +351,6 @@ impl Bounds {
             results_bytes,
             keeping: pipeline.keeping.clone(),
             log_bytes_max: has_log.then_some(pipeline.settings.log.size.0),
-            spools: (pipeline.sinks.iter())
-                .filter_map(|sink| Some((sink.name.clone(), sink.spool?)))
-                .collect(),
-            dead_letters_bytes: pipeline.settings.dead_letters_bytes(),
             retained_bytes_max: if has_log { pipeline.settings.log.retained_bytes_max() } else { 0 },
             syncs_per_second: sources
                 .iter()
@@ -362,6 +360,10 @@ impl Bounds {
                 true => state as f64 / interval,
                 false => 0.0,
             },
+            spools: (pipeline.sinks.iter())
+                .filter_map(|sink| Some((sink.name.clone(), sink.spool?)))
+                .collect(),
+            dead_letters_bytes: pipeline.settings.dead_letters_bytes(),
             checkpoint_bytes: if pipeline.settings.data_dir.is_some() {
                 state.saturating_mul(CHECKPOINTS)
             } else {

@@ -62,14 +62,14 @@ mod tests {
     #[test]
     fn a_year_of_readings() {
         let bounds = Bounds {
-            spools: Vec::new(),
-            dead_letters_bytes: 0,
             batches: Batches { count: 0, bytes: 0 },
             results: 0,
             results_bytes: 0,
             keeping: Vec::new(),
             log_bytes_max: Some(256 << 20),
             retained_bytes_max: 0,
+            spools: Vec::new(),
+            dead_letters_bytes: 0,
             checkpoint_bytes: 0,
             syncs_per_second: 50.0,
             checkpoint_bytes_per_second: 1000.0,

@@ -52,8 +52,8 @@ const MARKS: LogOptions = LogOptions {
     compress: false,
     retain: Retain { time: std::time::Duration::ZERO, bytes_max: 0 },
     offset_min: 0,
-    needed_from: 0,
     now_us: 0,
+    needed_from: 0,
 };
 
 /// What happens when there is no room.
