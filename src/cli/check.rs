@@ -235,7 +235,8 @@ fn print_bounds(pipeline: &Pipeline, bounds: &Bounds) {
         let log =
             bounds.log_bytes_max.map(|bytes| format!("log at most {}; ", about(bytes))).unwrap_or_default();
         println!(
-            "  disk: {log}two checkpoints and one in the making, together at most about {} when all state is full",
+            "  disk: {log}two checkpoints, each with what it builds on, and one in the making, together at most about {} \
+             when all state is full and little of it changes",
             about(bounds.checkpoint_bytes)
         );
     }

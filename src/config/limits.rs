@@ -25,8 +25,8 @@ const MESSAGE_BYTES: u64 = 16;
 /// What a text in a column is taken to have, in bytes: an estimate.
 const TEXT_BYTES: u64 = 24;
 
-/// Checkpoints on disk at once: the two that are kept, and the one that is being written.
-const CHECKPOINTS: u64 = 3;
+/// States on disk at most: two chains, each of a base and deltas that come to no more than it, and a base in the making.
+const CHECKPOINTS: u64 = 5;
 
 /// Batches of messages under way to the log when the coordinator takes no more: the one in its hands, the channel to
 /// the journal, and the group that the journal writes. As many may wait on the way to the engine without a log: the

@@ -147,7 +147,7 @@ impl Operator for Unpack {
         Ok(())
     }
 
-    fn save(&self, state: &mut StateWriter) {
+    fn save(&mut self, state: &mut StateWriter) {
         state.value(&self.watermark);
     }
 
@@ -208,7 +208,7 @@ impl Operator for Scale {
         }
     }
 
-    fn save(&self, state: &mut StateWriter) {
+    fn save(&mut self, state: &mut StateWriter) {
         state.value(&self.factor);
     }
 
@@ -234,7 +234,7 @@ impl Operator for Once {
         Ok(())
     }
 
-    fn save(&self, state: &mut StateWriter) {
+    fn save(&mut self, state: &mut StateWriter) {
         state.value(&self.seen);
     }
 
@@ -280,7 +280,7 @@ impl Operator for Sum {
         Ok(())
     }
 
-    fn save(&self, state: &mut StateWriter) {
+    fn save(&mut self, state: &mut StateWriter) {
         let open: Vec<_> = self.open.iter().collect();
         state.value(&(self.watermark, open));
     }
@@ -322,7 +322,7 @@ impl Operator for Pulse {
         Ok(())
     }
 
-    fn save(&self, state: &mut StateWriter) {
+    fn save(&mut self, state: &mut StateWriter) {
         state.value(&(self.rows, self.due));
     }
 

@@ -21,7 +21,7 @@ use crate::core::{
 };
 use crate::store::Store;
 use crate::store::journal::{ReplayFrom, Replayed};
-use crate::store::recovery;
+use crate::store::recovery::{self, Saver};
 
 /// Places in each bounded queue.
 pub(super) const QUEUE: usize = 3;
@@ -64,6 +64,7 @@ pub(super) struct Shell {
     acknowledgements: Vec<VecDeque<Position>>,
     pub reports: VecDeque<Report>,
     committing: Option<Commit>,
+    saver: Saver,
     pub removals: VecDeque<u64>,
     told: Vec<Epoch>,
 }
@@ -95,6 +96,7 @@ impl Shell {
             from.offset += 1;
         }
         let sinks = sink_names.len();
+        let saver = Saver::new(SOURCES.map(str::to_owned).into(), sink_names.clone());
         let mut shell = Self {
             mono: Duration::ZERO,
             finished: false,
@@ -114,6 +116,7 @@ impl Shell {
             acknowledgements: vec![VecDeque::new(); SOURCES.len()],
             reports: VecDeque::new(),
             committing: None,
+            saver,
             removals: VecDeque::new(),
             told: vec![recovered.epoch; sinks],
         };
@@ -231,9 +234,8 @@ impl Shell {
         }
         let Some(commit) = self.committing.take() else { return Ok(()) };
         let now = self.now(around);
-        let sources = SOURCES.map(str::to_owned);
         let mut store = around.memory.share();
-        let remove_before = recovery::save(store.as_mut(), &commit, now, &sources, &self.sink_names)?;
+        let saved = self.saver.save(store.as_mut(), &commit, now)?;
         if let Some((last, ..)) = around.commits.last()
             && *last >= commit.epoch
         {
@@ -241,7 +243,7 @@ impl Shell {
         }
         let first = commit.sinks.first().cloned().unwrap_or(Position(String::new()));
         around.commits.push((commit.epoch, commit.offset, first));
-        self.removals.push_back(remove_before);
+        self.removals.push_back(saved.remove_before);
         for orders in &mut self.orders {
             orders.push_back(commit.epoch);
         }

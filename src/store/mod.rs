@@ -13,11 +13,13 @@
 //! engine's records to the log and its epochs to checkpoints, and back.
 
 mod block;
+mod chain;
 pub mod checkpoint;
 mod cursor;
 pub mod disk;
 pub mod journal;
 pub mod log;
+pub mod manifest;
 pub mod memory;
 mod options;
 pub mod record;

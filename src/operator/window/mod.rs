@@ -183,7 +183,8 @@ size = "1s"
             let stats: Vec<Stat> = stats.into_iter().map(|(stat, ..)| stat).collect();
             let plan = Plan::of(stats.iter().copied());
             meaning += &format!(" {}: {plan:?}", input.field(place).name());
-            columns.push(Column { place, rank, stats, slabs: accumulate::slabs(plan) });
+            let name = input.field(place).name().clone();
+            columns.push(Column { name, place, rank, stats, slabs: accumulate::slabs(plan) });
         }
         let cells = columns.iter().flat_map(|column| &column.slabs).map(|slab| slab.cell_bytes_max());
         let window_bytes = size_of::<open::Slot>() + cells.sum::<usize>();

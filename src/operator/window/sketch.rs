@@ -6,8 +6,7 @@
 //! of the mantissa, read straight from the value's bits. That needs more bins per octave than a true logarithm
 //! (64 against 35), but no call of `ln`: it is fast and gives the same bits on every machine.
 
-use crate::core::{StateReader, StateWriter};
-use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
 
 /// Bins of one octave.
 const BINS: usize = 64;
@@ -28,7 +27,8 @@ const OCTAVES_MAX: usize = 32;
 const EXPONENT_MAX: u16 = 2046;
 
 /// How many values fell into which bin. Only octaves with values in them are kept, in the order of the values.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(into = "Saved", try_from = "Saved")]
 pub(super) struct Sketch {
     /// The exponent field of each octave, negative for negative values.
     octaves: Vec<i16>,
@@ -157,20 +157,22 @@ impl Sketch {
         }
         Some(0.0)
     }
+}
 
-    /// Writes it into a node's state.
-    pub fn save(&self, state: &mut StateWriter) {
-        let bins: Vec<(i16, u8, u64)> =
-            self.bins().map(|(octave, bin, count)| (octave, bin as u8, count)).collect();
-        state.value(&(self.zeros, self.floor, bins));
+/// As which it is written: the values counted as zero, the floor, and the bins with something in them.
+type Saved = (u64, u16, Vec<(i16, u8, u64)>);
+
+impl From<Sketch> for Saved {
+    fn from(sketch: Sketch) -> Self {
+        let bins = sketch.bins().map(|(octave, bin, count)| (octave, bin as u8, count)).collect();
+        (sketch.zeros, sketch.floor, bins)
     }
+}
 
-    /// Takes it back.
-    ///
-    /// # Errors
-    /// If it is none that [`Sketch::save`] could have written.
-    pub fn load(state: &mut StateReader<'_>) -> Result<Self> {
-        let (zeros, floor, bins): (u64, u16, Vec<(i16, u8, u64)>) = state.value()?;
+impl TryFrom<Saved> for Sketch {
+    type Error = &'static str;
+
+    fn try_from((zeros, floor, bins): Saved) -> std::result::Result<Self, Self::Error> {
         let sound = floor <= EXPONENT_MAX
             && bins.is_sorted_by_key(|(octave, bin, _)| (*octave, *bin))
             && bins.iter().all(|(octave, bin, _)| {
@@ -178,7 +180,7 @@ impl Sketch {
             })
             && bins.iter().try_fold(zeros, |sum, (.., count)| sum.checked_add(*count)).is_some();
         if !sound {
-            return Err(Error::state("a saved sketch is damaged"));
+            return Err("a damaged sketch");
         }
         let mut sketch = Self { zeros, floor, ..Self::default() };
         bins.iter().for_each(|(octave, bin, count)| sketch.add(*octave, usize::from(*bin), *count));
@@ -283,16 +285,13 @@ mod tests {
             let (found, wanted) = (merged.quantile(share).unwrap(), exact(&values, share));
             prop_assert!((found - wanted).abs() <= 0.01 * wanted.abs(), "{} {}", found, wanted);
 
-            let mut state = StateWriter::new();
-            merged.save(&mut state);
-            let bytes = state.finish().unwrap();
-            prop_assert_eq!(Sketch::load(&mut StateReader::new(&bytes)).unwrap(), merged);
+            let bytes = postcard::to_stdvec(&merged).unwrap();
+            prop_assert_eq!(postcard::from_bytes::<Sketch>(&bytes).unwrap(), merged);
         }
     }
 
     #[test]
     fn a_damaged_sketch_is_refused() {
-        type Saved = (u64, u16, Vec<(i16, u8, u64)>);
         let table: [Saved; 7] = [
             (0, 0, vec![(0, 1, 1)]),
             (0, 0, vec![(2047, 1, 1)]),
@@ -303,10 +302,8 @@ mod tests {
             (1, 0, vec![(5, 2, u64::MAX)]),
         ];
         for saved in table {
-            let mut state = StateWriter::new();
-            state.value(&saved);
-            let bytes = state.finish().unwrap();
-            assert!(Sketch::load(&mut StateReader::new(&bytes)).is_err());
+            let bytes = postcard::to_stdvec(&saved).unwrap();
+            assert!(postcard::from_bytes::<Sketch>(&bytes).is_err());
         }
     }
 }
