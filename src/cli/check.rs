@@ -232,6 +232,11 @@ fn print_bounds(pipeline: &Pipeline, bounds: &Bounds) {
         }
     }
     if pipeline.settings.data_dir.is_some() {
+        if !bounds.keeping.is_empty() {
+            println!(
+                "  memory: of this, what changes while a checkpoint is written is there twice meanwhile"
+            );
+        }
         let log =
             bounds.log_bytes_max.map(|bytes| format!("log at most {}; ", about(bytes))).unwrap_or_default();
         println!(
