@@ -15,7 +15,7 @@ use super::state::{Piece, StateReader, StateWriter};
 use crate::error::{Error, Result};
 
 /// Elements of one chunk, unless a container says otherwise: what is copied, and written, for one that has changed.
-pub const CHUNK: usize = 256;
+pub const CHUNK: usize = 32;
 
 /// What can be an element: it can be copied while a snapshot is written, and takes at least one byte there.
 pub trait Element: Clone + Default + Serialize + DeserializeOwned + Send + Sync + 'static {}

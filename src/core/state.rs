@@ -164,9 +164,10 @@ impl StateWriter {
     /// Appends what is kept by index; it is shared, not copied. It reads back with [`Chunks::load`].
     ///
     /// `name` and `fields` are for those who look at a checkpoint. `fields` says in order what an element is written
-    /// as, each a name and a type: `"start:time rows:u"`. The types are `u` and `i` (integers), `f` (`f64`), `time`
-    /// (`i64`, µs since 1970), `bool`, `key` (the id of a key, `u32`), with `?` before for an `Option`. If the index of
-    /// an element is a key's id, the first word is `#key`. Without `fields`, only bytes are shown.
+    /// as, each a name and a type: `"start:time rows:u"`. The types are `u` and `i` (integers), `f` (`f64`), `fs` (several
+    /// of them), `time` (`i64`, µs since 1970), `bool`, `key` (the id of a key, `u32`), with `?` before for an `Option`.
+    /// `#keys` as the first word says that an element belongs to the key whose id is its index, and `#other` to that of
+    /// the element of the section `other` with the same index. Without `fields`, only bytes are shown.
     pub fn chunks<T: Element, const N: usize>(
         &mut self,
         name: &str,

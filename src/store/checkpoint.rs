@@ -24,6 +24,8 @@
 use std::collections::BTreeSet;
 
 use super::Store;
+pub use super::head::Head;
+use super::head::{Failure, HEAD_BYTES, damaged};
 use super::manifest::{Manifest, Place, SavedNode, checksum};
 use super::wire::Wire;
 use crate::{Error, Result};
@@ -33,11 +35,7 @@ const DIR: &str = "checkpoint";
 const SUFFIX: &str = ".ckpt";
 const UNFINISHED: &str = ".tmp";
 const DAMAGED: &str = ".damaged";
-const MAGIC: [u8; 8] = *b"tidechk\n";
 const FOOT_MAGIC: [u8; 4] = *b"end\n";
-/// Version 2 has parts and deltas. Any change of what an operator writes is another version, too.
-const VERSION: u16 = 2;
-const HEAD_BYTES: usize = 64;
 const FOOT_BYTES: usize = 24;
 /// Checkpoints that are kept: should the newest turn out damaged, there is one more.
 const KEPT: usize = 2;
@@ -45,21 +43,6 @@ const KEPT: usize = 2;
 const FILE_BYTES_MAX: u64 = 1 << 30;
 /// Bytes that are appended to a file at once, about.
 const APPEND_BYTES: usize = 1 << 20;
-
-/// What is said at the head of a checkpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Head {
-    /// The epoch the cut ended.
-    pub epoch: u64,
-    /// The offset of the first log record that is not in the state.
-    pub log_offset: u64,
-    /// Monotonic time at the commit, in µs. It continues across restarts.
-    pub mono_us: u64,
-    /// Wall-clock time at the commit, in µs since 1970.
-    pub wall_us: i64,
-    /// The epoch of the base it builds on; its own if it is one.
-    pub base_epoch: u64,
-}
 
 /// A checkpoint on disk, without the bytes of its state: see [`read_state`].
 #[derive(Debug, Clone, PartialEq)]
@@ -183,7 +166,7 @@ fn write_file<T>(
     }
     let file = store.create(unfinished)?;
     let mut writing = Writing { store, file, epoch: head.epoch, buffer: Vec::new(), written: 0 };
-    let outcome = writing.append(&head.encode(VERSION)).and_then(|()| {
+    let outcome = writing.append(&head.encode()).and_then(|()| {
         let (manifest, more) = fill(&mut writing)?;
         writing.finish(&manifest)?;
         Ok((Checkpoint { head: *head, manifest, file_bytes: writing.written }, more))
@@ -227,6 +210,27 @@ pub(super) fn prune(store: &mut dyn Store, newest: &Checkpoint, mut files: BTree
         store.remove(&format!("{DIR}/{name}"))?;
     }
     Ok(needed)
+}
+
+/// The smallest log offset of the checkpoints that are kept: records before it are needed by none. Files that are there
+/// for their parts do not count.
+///
+/// # Errors
+/// [`Io`](crate::Kind::Io) where the store cannot read.
+pub fn needed_from(store: &mut dyn Store) -> Result<u64> {
+    let mut epochs: Vec<u64> = store.list(DIR)?.iter().filter_map(|name| epoch_of(name)).collect();
+    epochs.sort_unstable();
+    let mut needed = None;
+    for epoch in epochs.iter().rev().take(KEPT) {
+        match read_head(store, &path_of(*epoch)) {
+            Ok(head) => {
+                needed = Some(needed.map_or(head.log_offset, |needed: u64| needed.min(head.log_offset)))
+            }
+            Err(Failure::Unreadable(error)) => return Err(error),
+            Err(Failure::Damaged(_) | Failure::Refused(_)) => {}
+        }
+    }
+    Ok(needed.unwrap_or(0))
 }
 
 /// Unfinished files, and damaged ones that two good checkpoints have followed.
@@ -320,21 +324,6 @@ fn epoch_of(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(SUFFIX)?;
     let plain = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
     plain.then(|| digits.parse().ok()).flatten()
-}
-
-/// Why a checkpoint cannot be used.
-#[derive(Debug)]
-enum Failure {
-    /// Of a format this program does not read.
-    Refused(Error),
-    /// Not what was written.
-    Damaged(String),
-    /// The store could not read it.
-    Unreadable(Error),
-}
-
-fn damaged<T>(reason: impl Into<String>) -> Result<T, Failure> {
-    Err(Failure::Damaged(reason.into()))
 }
 
 /// Reads a piece of a file that must be there.
@@ -439,46 +428,6 @@ fn read_run(store: &mut dyn Store, node: &str, run: &[Place], state: &mut Vec<u8
         rest = behind;
     }
     Ok(())
-}
-
-impl Head {
-    fn encode(&self, version: u16) -> [u8; HEAD_BYTES] {
-        let mut head = [0; HEAD_BYTES];
-        head[..8].copy_from_slice(&MAGIC);
-        head[8..10].copy_from_slice(&version.to_le_bytes());
-        head[16..24].copy_from_slice(&self.epoch.to_le_bytes());
-        head[24..32].copy_from_slice(&self.log_offset.to_le_bytes());
-        head[32..40].copy_from_slice(&self.mono_us.to_le_bytes());
-        head[40..48].copy_from_slice(&self.wall_us.to_le_bytes());
-        head[48..56].copy_from_slice(&self.base_epoch.to_le_bytes());
-        let crc = crc32fast::hash(&head[..60]);
-        head[60..].copy_from_slice(&crc.to_le_bytes());
-        head
-    }
-
-    fn decode(head: &[u8; HEAD_BYTES], path: &str) -> Result<Head, Failure> {
-        let (covered, crc) = head.split_at(HEAD_BYTES - 4);
-        if Wire(crc).u32() != Some(crc32fast::hash(covered)) {
-            return damaged("the checksum of its head is wrong");
-        }
-        let mut wire = Wire(covered);
-        let magic: Option<[u8; 8]> = wire.array();
-        let (version, _reserved) = (wire.u16(), wire.take(6));
-        if magic != Some(MAGIC) {
-            return damaged("it is not a checkpoint");
-        }
-        if let Some(version) = version.filter(|version| *version != VERSION) {
-            return Err(Failure::Refused(Error::state(format!(
-                "{path} has format version {version} and this program reads {VERSION}: run the version that wrote it, \
-                 or move the directory away to start without its state"
-            ))));
-        }
-        let fields = (wire.u64(), wire.u64(), wire.u64(), wire.u64(), wire.u64());
-        let (Some(epoch), Some(log_offset), Some(mono_us), Some(wall_us), Some(base_epoch)) = fields else {
-            return damaged("its head is too short");
-        };
-        Ok(Head { epoch, log_offset, mono_us, wall_us: wall_us as i64, base_epoch })
-    }
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ mod chain;
 pub mod checkpoint;
 mod cursor;
 pub mod disk;
+mod head;
 pub mod journal;
 pub mod log;
 pub mod manifest;
@@ -25,6 +26,7 @@ mod options;
 pub mod record;
 pub mod recovery;
 mod segment;
+pub mod show;
 mod wire;
 
 pub use checkpoint::Checkpoint;

@@ -20,6 +20,8 @@ pub struct Recovered {
     pub epoch: Epoch,
     /// Offset of the first log record behind it.
     pub log_offset: u64,
+    /// Log records before this offset are needed by no checkpoint that is kept.
+    pub needed_from: u64,
     /// Where each source stood, by name.
     pub sources: BTreeMap<String, Position>,
     /// Where each sink stood, by name.
@@ -52,6 +54,7 @@ pub fn recover(store: &mut dyn Store) -> Result<Recovered> {
         snapshot: Some(Snapshot { epoch, now: manifest.cut_at, nodes: nodes.collect() }),
         epoch,
         log_offset: head.log_offset,
+        needed_from: checkpoint::needed_from(store)?.min(head.log_offset),
         sources: manifest.sources,
         sinks: manifest.sinks,
         passed_over: report.passed_over,

@@ -17,7 +17,7 @@ impl Plant {
     fn commit(&mut self, epoch: u64) -> Commit {
         let mut writer = StateWriter::new();
         writer.value(&(epoch / 10));
-        writer.chunks("numbers", "#key value:u", &mut self.numbers);
+        writer.chunks("numbers", "#keys value:u", &mut self.numbers);
         let node = |name: &str, state: State| NodeState {
             name: name.to_owned(),
             kind: "test".to_owned(),
@@ -76,7 +76,7 @@ fn the_newest_of_two_comes_back_in_memory_and_on_disk() {
         assert_eq!(save(store, 5).unwrap(), 200);
         let recovered = recover(store).unwrap();
         let commit = Plant::with(25).commit(5);
-        assert_eq!((recovered.epoch, recovered.log_offset), (Epoch(5), 500));
+        assert_eq!((recovered.epoch, recovered.log_offset, recovered.needed_from), (Epoch(5), 500, 200));
         assert_eq!(recovered.snapshot, Some(commit.snapshot));
         assert_eq!(recovered.sources, BTreeMap::from([("b".to_owned(), Position("s".to_owned()))]));
         assert_eq!(recovered.sinks, BTreeMap::from([("out".to_owned(), Position("o5".to_owned()))]));

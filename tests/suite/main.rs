@@ -16,4 +16,5 @@ mod mqtt;
 mod process;
 mod purity;
 mod simulation;
+mod state;
 mod support;

@@ -58,7 +58,7 @@ const NONE: u32 = u32::MAX;
 
 /// The section of a saved state with the names of keys, and what is in it.
 pub const NAMES: &str = "keys";
-const NAMES_FIELDS: &str = "#key name:name";
+const NAMES_FIELDS: &str = "#keys name:name";
 
 /// Rows whose combinations are numbered together.
 const CHUNK: usize = 256;
@@ -229,7 +229,7 @@ impl Keys {
     /// Writes the keys into a node's state.
     pub fn save(&mut self, state: &mut StateWriter) {
         state.chunks(NAMES, NAMES_FIELDS, &mut self.names);
-        state.chunks("keys last seen", "#key time:time", &mut self.last_seen);
+        state.chunks("keys last seen", "#keys time:time", &mut self.last_seen);
         state.chunks("free ids", "", &mut self.free);
         self.recency.save(state);
     }

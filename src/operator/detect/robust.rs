@@ -123,7 +123,7 @@ pub(super) fn score_column(
 impl Estimate {
     /// As what it is written; the first five are the slots.
     pub(super) const FIELDS: &'static str =
-        "#key mean:f deviation:f weight:f previous:f unused:f last:time learned:u";
+        "#keys mean:f deviation:f weight:f previous:f unused:f last:time learned:u";
 
     /// One of the first values.
     #[cold]

@@ -229,7 +229,7 @@ impl Grid {
     /// Writes everything down.
     pub(super) fn save(&mut self, state: &mut StateWriter) {
         state.value(&(self.next, self.newest));
-        state.chunks("keys until", "#key point:i", &mut self.until);
+        state.chunks("keys until", "#keys point:i", &mut self.until);
         state.chunks("readings", "", &mut self.slots);
     }
 

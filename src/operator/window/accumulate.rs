@@ -164,6 +164,7 @@ impl<const K: usize> TryFrom<(u64, Vec<f64>)> for Moments<K> {
 
 impl<const K: usize> Cell for Moments<K> {
     const NAME: &'static str = "moments";
+    const FIELDS: &'static str = "#windows count:u mean_and_powers:fs";
 
     #[inline]
     fn push(&mut self, _time: i64, value: f64) {
@@ -248,7 +249,7 @@ impl Default for Extremes {
 
 impl Cell for Extremes {
     const NAME: &'static str = "extremes";
-    const FIELDS: &'static str = "least:f greatest:f";
+    const FIELDS: &'static str = "#windows least:f greatest:f";
 
     #[inline]
     fn push(&mut self, _time: i64, value: f64) {
@@ -276,7 +277,7 @@ struct Sum {
 
 impl Cell for Sum {
     const NAME: &'static str = "sums";
-    const FIELDS: &'static str = "sum:f lost:f";
+    const FIELDS: &'static str = "#windows sum:f lost:f";
 
     #[inline]
     fn push(&mut self, _time: i64, value: f64) {
@@ -313,7 +314,7 @@ impl Default for Ends {
 
 impl Cell for Ends {
     const NAME: &'static str = "first and last";
-    const FIELDS: &'static str = "first_time:time first:f last_time:time last:f";
+    const FIELDS: &'static str = "#windows first_time:time first:f last_time:time last:f";
 
     #[inline]
     fn push(&mut self, time: i64, value: f64) {
@@ -355,7 +356,8 @@ struct Slope {
 
 impl Cell for Slope {
     const NAME: &'static str = "slopes";
-    const FIELDS: &'static str = "count:u origin:time mean_time:f mean_value:f square_time:f product:f";
+    const FIELDS: &'static str =
+        "#windows count:u origin:time mean_time:f mean_value:f square_time:f product:f";
 
     #[inline]
     fn push(&mut self, time: i64, value: f64) {
