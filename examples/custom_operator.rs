@@ -24,7 +24,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tidegate::config::{self, Options};
 use tidegate::core::keys::REFUSED;
-use tidegate::core::{EventTime, KeyLimits, Keys, Operator, Output, StateReader, StateWriter, schema};
+use tidegate::core::{
+    Chunks, EventTime, KeyLimits, Keys, Operator, Output, StateReader, StateWriter, schema,
+};
 use tidegate::registry::{Built, Checked, Context, NoFiles, OperatorConfig, Problem, Registry};
 use tidegate::runtime::pipeline::start;
 use tidegate::sim::laws;
@@ -125,7 +127,7 @@ key_ttl = "1h"
             half_life_us: self.half_life.micros() as f64,
             keys,
             ids: Vec::new(),
-            smoothing: Vec::new(),
+            smoothing: Chunks::new(),
             schema: output.clone(),
         };
         Ok(Built::new(operator, output, meaning))
@@ -151,7 +153,7 @@ struct Deadband {
     /// The numbers of the rows of a batch; kept for its room.
     ids: Vec<u32>,
     /// By the key's number; none before its first value.
-    smoothing: Vec<Option<Smoothing>>,
+    smoothing: Chunks<Option<Smoothing>>,
     schema: SchemaRef,
 }
 
@@ -184,7 +186,7 @@ impl Operator for Deadband {
         self.ids.clear();
         // Keys that are refused rather than evicted: one call goes to the end.
         self.keys.resolve(&by, times, 0, &mut self.ids);
-        self.smoothing.resize(self.keys.capacity(), None);
+        self.smoothing.grow(self.keys.capacity());
 
         let (mut smoothed, mut through) = (vec![0.0; times.len()], vec![false; times.len()]);
         let (mut skipped, mut refused) = (0, 0);
@@ -218,14 +220,15 @@ impl Operator for Deadband {
         Ok(())
     }
 
-    fn save(&self, state: &mut StateWriter) {
+    fn save(&mut self, state: &mut StateWriter) {
         self.keys.save(state);
-        state.value(&self.smoothing);
+        // Shared with the snapshot rather than written: the engine waits for this, and there may be many keys.
+        state.chunks("smoothing", "", &mut self.smoothing);
     }
 
     fn load(&mut self, state: &mut StateReader<'_>) -> tidegate::Result<()> {
         self.keys.load(state)?;
-        self.smoothing = state.value()?;
+        self.smoothing = Chunks::load(state)?;
         if self.smoothing.len() > self.keys.capacity() {
             return Err(tidegate::Error::state("more keys are smoothed than there are"));
         }

@@ -177,7 +177,7 @@ fn the_bounds_of_a_pipeline_are_computed() {
     assert_eq!(bounds.results, 2 * 6);
     // `hot` has a time and two numbers, `all` a time, two tags and three numbers.
     assert_eq!(bounds.results_bytes, 6 * 500 * (8 + 2 * 8) + 6 * 500 * (8 + 2 * 4 + 3 * 8));
-    assert_eq!((bounds.log_bytes_max, bounds.checkpoint_bytes), (Some(256 << 20), 3 * 1000 * 50));
+    assert_eq!((bounds.log_bytes_max, bounds.checkpoint_bytes), (Some(256 << 20), 5 * 1000 * 50));
     assert_eq!(bounds.keeping.len(), 1);
     assert!(bounds.rates_max.is_empty());
     let hour = bounds.outage_seconds(1000.0, 94.0).unwrap();

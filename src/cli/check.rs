@@ -233,6 +233,11 @@ fn print_bounds(pipeline: &Pipeline, bounds: &Bounds) {
         }
     }
     if pipeline.settings.data_dir.is_some() {
+        if !bounds.keeping.is_empty() {
+            println!(
+                "  memory: of this, what changes while a checkpoint is written is there twice meanwhile"
+            );
+        }
         let retained = match bounds.retained_bytes_max {
             0 => String::new(),
             bytes => format!(" and {} that `retain` keeps", about(bytes)),
@@ -240,7 +245,8 @@ fn print_bounds(pipeline: &Pipeline, bounds: &Bounds) {
         let log = bounds.log_bytes_max.map(|bytes| format!("log at most {}{retained}; ", about(bytes)));
         let log = log.unwrap_or_default();
         println!(
-            "  disk: {log}two checkpoints and one in the making, together at most about {} when all state is full",
+            "  disk: {log}two checkpoints, each with what it builds on, and one in the making, together at most about {} \
+             when all state is full and little of it changes",
             about(bounds.checkpoint_bytes)
         );
         print_spools(bounds);

@@ -17,6 +17,7 @@ pub mod prepare;
 pub mod reference;
 pub mod replay;
 pub mod run;
+pub mod state;
 pub mod status;
 pub mod tables;
 
@@ -102,6 +103,8 @@ pub enum Command {
     List,
     /// A simulated plant, a broker and a pipeline, end to end in this terminal.
     Demo(demo::DemoArgs),
+    /// Look at saved state.
+    State(state::StateArgs),
     /// Measure this program beside plain loops that do the same work.
     Bench(bench::BenchArgs),
     /// Print a completion script for a shell.
@@ -212,7 +215,8 @@ fn dispatch(cli: Cli, registry: &Registry) -> ExitCode {
         Command::Explain(args) => reference::explain(&args, registry),
         Command::List => reference::list(registry),
         Command::Demo(args) => demo::run(&args),
-        Command::Bench(args) => bench::run(args),
+        Command::State(args) => state::run(&args),
+        Command::Bench(args) => bench::run(args, registry),
         Command::Completions(args) => reference::completions(&args),
     };
     match outcome {

@@ -28,8 +28,8 @@ const TEXT_BYTES: u64 = 24;
 /// Bytes that a message takes in the log beside its payload, where nothing of it can be shortened.
 pub(super) const LOGGED_BESIDE_MAX: f64 = 6.0;
 
-/// Checkpoints on disk at once: the two that are kept, and the one that is being written.
-const CHECKPOINTS: u64 = 3;
+/// States on disk at most: two chains, each of a base and deltas that come to no more than it, and a base in the making.
+const CHECKPOINTS: u64 = 5;
 
 /// Batches of messages under way to the log when the coordinator takes no more: the one in its hands, the channel to
 /// the journal, and the group that the journal writes. As many may wait on the way to the engine without a log: the

@@ -107,7 +107,8 @@ impl Engine {
                 None => Restored::New,
                 Some(saved) if saved.fingerprint != node.fingerprint => Restored::Changed,
                 Some(saved) => {
-                    let mut reader = StateReader::new(&saved.state);
+                    let bytes = saved.state.to_bytes().map_err(|error| error.at(&node.name))?;
+                    let mut reader = StateReader::new(&bytes);
                     node.operator
                         .load(&mut reader)
                         .and_then(|()| reader.finish())
@@ -465,16 +466,18 @@ impl Engine {
         Ok(())
     }
 
-    fn save(&self, barrier: &Barrier) -> Result<Snapshot> {
+    fn save(&mut self, barrier: &Barrier) -> Result<Snapshot> {
         let mut nodes = Vec::with_capacity(self.graph.nodes.len());
-        for (node, place) in self.graph.nodes.iter().zip(&self.places) {
+        for (node, place) in self.graph.nodes.iter_mut().zip(&self.places) {
             let mut writer = StateWriter::new();
             node.operator.save(&mut writer);
-            let state = writer.finish().map_err(|error| error.at(&node.name))?;
+            let state = writer.freeze().map_err(|error| error.at(&node.name))?;
             nodes.push(NodeState {
                 name: node.name.clone(),
+                kind: node.kind.to_owned(),
                 fingerprint: node.fingerprint,
                 state,
+                model: node.operator.model(),
                 watermark: place.watermark,
                 idle: place.idle,
                 edges: place.edges.clone(),

@@ -97,7 +97,7 @@ impl Operator for Probe {
         self.model
     }
 
-    fn save(&self, state: &mut StateWriter) {
+    fn save(&mut self, state: &mut StateWriter) {
         state.value(&(self.total, self.deadline));
     }
 
@@ -522,7 +522,9 @@ fn a_snapshot_says_what_became_of_each_node_and_damage_names_it() {
     let (_, restored) = Engine::new(next.sink(&[from(2)]).graph(), Some(&snapshots[0])).unwrap();
     assert_eq!(restored, [Restored::Loaded, Restored::Changed, Restored::New]);
     let mut longer = snapshots[0].clone();
-    longer.nodes[1].state.push(0);
+    let mut bytes = longer.nodes[1].state.to_bytes().unwrap().into_owned();
+    bytes.push(0);
+    longer.nodes[1].state = crate::core::State::of_bytes(bytes);
     let plan = Plan::default().node("a", &[input(0)]).node("b", &[from(0)]).sink(&[from(1)]);
     let error = Engine::new(plan.graph(), Some(&longer)).err().unwrap();
     assert_eq!(error.to_string(), "b: 1 bytes of saved state are left over");

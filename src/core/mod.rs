@@ -3,6 +3,7 @@
 //! Records go in, effects come out, time is an argument. Nothing in this folder waits, reads a clock,
 //! opens a file or draws a random number, so the same records from the same snapshot give the same effects.
 
+pub mod chunks;
 pub mod ends;
 pub mod engine;
 pub mod epochs;
@@ -16,6 +17,7 @@ pub mod sequencer;
 pub mod snapshot;
 pub mod state;
 
+pub use chunks::Chunks;
 pub use ends::{Attempt, DeliveryId, Parcel, Peer, Position, Refusal, Sink, Source};
 pub use engine::{Effect, Engine};
 pub use epochs::{Commit, Epochs};
@@ -26,4 +28,4 @@ pub use model::{Model, ModelGate, ModelId, ModelOrigin, ModelSlot};
 pub use operator::{Count, Flow, Operator, Output};
 pub use sequencer::{Sequencer, SequencerSettings, Stamped, Start};
 pub use snapshot::{NodeState, Restored, Snapshot};
-pub use state::{StateReader, StateWriter};
+pub use state::{Piece, State, StateReader, StateWriter};

@@ -56,8 +56,9 @@ pub trait Operator: Send {
         None
     }
 
-    /// Writes down everything that the next row's result depends on, except the configuration.
-    fn save(&self, _state: &mut StateWriter) {}
+    /// Writes down everything that the next row's result depends on, except the configuration. The engine stands
+    /// still meanwhile: what is large belongs into [`Chunks`](super::Chunks), which are shared instead of written.
+    fn save(&mut self, _state: &mut StateWriter) {}
 
     /// Takes back what [`Operator::save`] wrote, into an operator just built.
     ///

@@ -4,16 +4,22 @@ use serde::{Deserialize, Serialize};
 
 use super::event::{Epoch, Now};
 use super::graph::Fingerprint;
+use super::model::ModelId;
+use super::state::State;
 
 /// What a node had learned or collected at a cut.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct NodeState {
     /// The node's name.
     pub name: String,
+    /// The component's type, e.g. `window`.
+    pub kind: String,
     /// What the state means; it is loaded only into a node of the same meaning.
     pub fingerprint: Fingerprint,
     /// What the node wrote in `save`.
-    pub state: Vec<u8>,
+    pub state: State,
+    /// The model it runs, for those that run one.
+    pub model: Option<ModelId>,
     /// The node's own watermark, microseconds since 1970. It can be ahead of what its inputs say now: one that was
     /// idle may have come back.
     pub watermark: i64,
@@ -41,7 +47,7 @@ impl EdgeState {
 }
 
 /// The state of all nodes at one cut. With the records behind the cut it gives the rest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
     /// The cut.
     pub epoch: Epoch,

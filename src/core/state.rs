@@ -2,6 +2,13 @@
 //!
 //! Values go through `postcard` (a compact, documented wire format), batches through Arrow IPC. A reader that
 //! finds less, more or other bytes than were written is an error, never a wrong value.
+//!
+//! What is large is not written at the cut but shared with the snapshot ([`Piece`]) and written by whoever needs its
+//! bytes, on another thread. The bytes of all parts, one behind the other, are what a [`StateReader`] reads.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::ipc::reader::StreamReader;
@@ -9,12 +16,128 @@ use arrow::ipc::writer::StreamWriter;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::chunks::{Chunks, Element};
 use crate::error::{Error, Result};
 
+/// A part of a state that does not change any more and is written down later.
+pub trait Piece: Send + Sync {
+    /// Writes it.
+    fn write(&self, state: &mut StateWriter);
+}
+
+/// A part of a state: bytes, or what will be.
+#[derive(Clone)]
+pub enum Part {
+    /// Written at the cut.
+    Bytes(Arc<Vec<u8>>),
+    /// Shared with the operator.
+    Piece(Arc<dyn Piece>),
+}
+
+impl Part {
+    /// Its bytes.
+    ///
+    /// # Errors
+    /// If a value cannot be written.
+    pub fn bytes(&self) -> Result<Cow<'_, [u8]>> {
+        match self {
+            Self::Bytes(bytes) => Ok(Cow::Borrowed(bytes)),
+            Self::Piece(piece) => {
+                let mut state = StateWriter::new();
+                piece.write(&mut state);
+                Ok(Cow::Owned(state.finish()?))
+            }
+        }
+    }
+}
+
+/// Parts that belong together.
+#[derive(Clone, Default)]
+pub struct Section {
+    /// What it is; empty for what has no name.
+    pub name: String,
+    /// What its elements are, as [`StateWriter::chunks`] says.
+    pub fields: String,
+    /// How many elements there are; none for what has no name.
+    pub elements: u64,
+    /// In order.
+    pub parts: Vec<Part>,
+}
+
+/// The state of one node at a cut.
+#[derive(Clone, Default)]
+pub struct State {
+    sections: Vec<Section>,
+    copied_bytes: u64,
+}
+
+impl State {
+    /// The state that these bytes are.
+    pub fn of_bytes(bytes: Vec<u8>) -> Self {
+        let parts = vec![Part::Bytes(bytes.into())];
+        Self { sections: vec![Section { parts, ..Section::default() }], copied_bytes: 0 }
+    }
+
+    /// Its sections, in order.
+    pub fn sections(&self) -> &[Section] {
+        &self.sections
+    }
+
+    /// The parts that were not written at the cut.
+    pub fn pieces(&self) -> impl Iterator<Item = &Arc<dyn Piece>> {
+        let parts = self.sections.iter().flat_map(|section| &section.parts);
+        parts.filter_map(|part| match part {
+            Part::Bytes(_) => None,
+            Part::Piece(piece) => Some(piece),
+        })
+    }
+
+    /// How many bytes were written at the cut, on the engine's thread.
+    pub fn copied_bytes(&self) -> u64 {
+        self.copied_bytes
+    }
+
+    /// All its bytes; they are not copied where they are there in one part.
+    ///
+    /// # Errors
+    /// If a value cannot be written.
+    pub fn to_bytes(&self) -> Result<Cow<'_, [u8]>> {
+        if let [Section { parts, .. }] = &self.sections[..]
+            && let [part] = &parts[..]
+        {
+            return part.bytes();
+        }
+        let mut bytes = Vec::new();
+        for part in self.sections.iter().flat_map(|section| &section.parts) {
+            bytes.extend_from_slice(&part.bytes()?);
+        }
+        Ok(Cow::Owned(bytes))
+    }
+}
+
+/// Two states are equal if their bytes are.
+impl PartialEq for State {
+    fn eq(&self, other: &Self) -> bool {
+        self.to_bytes().is_ok_and(|bytes| other.to_bytes().is_ok_and(|others| bytes == others))
+    }
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.to_bytes() {
+            Ok(bytes) => f.debug_tuple("State").field(&bytes).finish(),
+            Err(error) => f.debug_tuple("State").field(&error.message).finish(),
+        }
+    }
+}
+
 /// Collects the state of one node at a cut.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct StateWriter {
+    /// Written and not in a part yet.
     bytes: Vec<u8>,
+    sections: Vec<Section>,
+    copied_bytes: u64,
     error: Option<Error>,
 }
 
@@ -24,7 +147,7 @@ impl StateWriter {
         Self::default()
     }
 
-    /// Appends a value.
+    /// Appends a value, which is written at once: for what is small, or new at each cut.
     pub fn value<T: Serialize + ?Sized>(&mut self, value: &T) {
         match postcard::to_extend(value, std::mem::take(&mut self.bytes)) {
             Ok(bytes) => self.bytes = bytes,
@@ -38,11 +161,47 @@ impl StateWriter {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Appends a batch with its schema.
+    /// Appends what is kept by index; it is shared, not copied. It reads back with [`Chunks::load`].
+    ///
+    /// `name` and `fields` are for those who look at a checkpoint. `fields` says in order what an element is written
+    /// as, each a name and a type: `"start:time rows:u"`. The types are `u` and `i` (integers), `f` (`f64`), `fs` (several
+    /// of them), `time` (`i64`, µs since 1970), `bool`, `key` (the id of a key, `u32`), with `?` before for an `Option`.
+    /// `#keys` as the first word says that an element belongs to the key whose id is its index, and `#other` to that of
+    /// the element of the section `other` with the same index. Without `fields`, only bytes are shown.
+    pub fn chunks<T: Element, const N: usize>(
+        &mut self,
+        name: &str,
+        fields: &str,
+        chunks: &mut Chunks<T, N>,
+    ) {
+        self.value(&(chunks.len() as u64));
+        self.end_part();
+        let (name, fields, elements) = (name.to_owned(), fields.to_owned(), chunks.len() as u64);
+        let parts = chunks.freeze().map(Part::Piece).collect();
+        self.sections.push(Section { name, fields, elements, parts });
+        self.sections.push(Section::default());
+    }
+
+    /// Appends a batch with its schema; it is shared, not copied.
     pub fn batch(&mut self, batch: &RecordBatch) {
-        match batch_to_bytes(batch) {
-            Ok(bytes) => self.bytes(&bytes),
-            Err(error) => self.fail(error),
+        self.end_part();
+        self.section().parts.push(Part::Piece(Arc::new(SavedBatch(batch.clone()))));
+    }
+
+    fn section(&mut self) -> &mut Section {
+        if self.sections.is_empty() {
+            self.sections.push(Section::default());
+        }
+        let last = self.sections.len() - 1;
+        &mut self.sections[last]
+    }
+
+    /// Makes a part of what was written so far.
+    fn end_part(&mut self) {
+        if !self.bytes.is_empty() {
+            let bytes = std::mem::take(&mut self.bytes);
+            self.copied_bytes += bytes.len() as u64;
+            self.section().parts.push(Part::Bytes(bytes.into()));
         }
     }
 
@@ -50,14 +209,42 @@ impl StateWriter {
         self.error.get_or_insert(error);
     }
 
-    /// The bytes written.
+    /// The state as it is now, to be written down later.
+    ///
+    /// # Errors
+    /// If one of the values could not be written.
+    pub fn freeze(mut self) -> Result<State> {
+        self.end_part();
+        self.sections.retain(|section| !section.parts.is_empty() || !section.name.is_empty());
+        match self.error {
+            Some(error) => Err(error),
+            None => Ok(State { sections: self.sections, copied_bytes: self.copied_bytes }),
+        }
+    }
+
+    /// The bytes written, those of shared parts too.
     ///
     /// # Errors
     /// If one of the values could not be written.
     pub fn finish(self) -> Result<Vec<u8>> {
-        match self.error {
-            Some(error) => Err(error),
-            None => Ok(self.bytes),
+        if self.sections.is_empty() {
+            return match self.error {
+                Some(error) => Err(error),
+                None => Ok(self.bytes),
+            };
+        }
+        Ok(self.freeze()?.to_bytes()?.into_owned())
+    }
+}
+
+/// A batch, to be written later: columns are never changed.
+struct SavedBatch(RecordBatch);
+
+impl Piece for SavedBatch {
+    fn write(&self, state: &mut StateWriter) {
+        match batch_to_bytes(&self.0) {
+            Ok(bytes) => state.bytes(&bytes),
+            Err(error) => state.fail(error),
         }
     }
 }
@@ -72,6 +259,11 @@ impl<'a> StateReader<'a> {
     /// Reads from the bytes of [`StateWriter::finish`].
     pub fn new(bytes: &'a [u8]) -> Self {
         Self { rest: bytes }
+    }
+
+    /// How many bytes are left.
+    pub fn rest_bytes(&self) -> usize {
+        self.rest.len()
     }
 
     /// The next value.

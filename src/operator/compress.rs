@@ -375,7 +375,7 @@ impl Operator for Compress {
         self.emit(frames, out)
     }
 
-    fn save(&self, state: &mut StateWriter) {
+    fn save(&mut self, state: &mut StateWriter) {
         let waiting = &self.waiting;
         state.value(&(self.watermark, waiting.bytes as u64, waiting.due_us, waiting.parts.len() as u64));
         waiting.parts.iter().for_each(|part| state.batch(part));

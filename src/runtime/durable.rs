@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use tokio::task::{JoinHandle, spawn_blocking};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::config::columns;
 use crate::core::{Commit, Now};
 use crate::error::{Error, Result};
 use crate::registry::Columns;
-use crate::store::recovery::{self, Recovered};
+use crate::store::recovery::{self, Recovered, Saver};
 use crate::store::{Disk, Store};
 
 /// The data directory of one pipeline, held by this process.
@@ -148,7 +148,8 @@ impl DataDir {
 
     /// The writer of checkpoints; the names are in the order of the graph.
     pub fn checkpoints(&self, source_names: Vec<String>, sink_names: Vec<String>) -> Checkpoints {
-        Checkpoints { store: Arc::new(Mutex::new(self.disk.share())), source_names, sink_names }
+        let saver = Saver::new(source_names, sink_names);
+        Checkpoints { writer: Arc::new(Mutex::new((self.disk.share(), saver))) }
     }
 }
 
@@ -186,15 +187,13 @@ fn write_whole(disk: &mut Disk, name: &str, bytes: &[u8]) -> Result<()> {
 
 /// Writes checkpoints, off the tasks' thread.
 pub struct Checkpoints {
-    store: Arc<Mutex<Box<dyn Store>>>,
-    source_names: Vec<String>,
-    sink_names: Vec<String>,
+    writer: Arc<Mutex<(Box<dyn Store>, Saver)>>,
 }
 
 /// A commit that is durable.
 #[derive(Debug)]
 pub struct Saved {
-    /// The commit.
+    /// The commit, without the state of its nodes.
     pub commit: Commit,
     /// Log records before this offset are needed by no checkpoint that is kept.
     pub remove_before: u64,
@@ -202,15 +201,18 @@ pub struct Saved {
 
 impl Checkpoints {
     /// Makes a commit durable.
-    pub fn save(&self, commit: Commit, now: Now) -> JoinHandle<Result<Saved>> {
-        let store = Arc::clone(&self.store);
-        let (sources, sinks) = (self.source_names.clone(), self.sink_names.clone());
+    pub fn save(&self, mut commit: Commit, now: Now) -> JoinHandle<Result<Saved>> {
+        let writer = Arc::clone(&self.writer);
         spawn_blocking(move || {
-            let mut store = store
+            let mut writer = writer
                 .lock()
                 .map_err(|_| Error::state("the checkpoint cannot be written: an earlier write panicked"))?;
-            let remove_before = recovery::save(store.as_mut(), &commit, now, &sources, &sinks)?;
-            Ok(Saved { commit, remove_before })
+            let (store, saver) = &mut *writer;
+            let saved = saver.save(store.as_mut(), &commit, now)?;
+            debug!(epoch = commit.epoch.0, bytes = saved.bytes, base = saved.is_base, "checkpoint written");
+            // What is written is let go here: the engine takes it back without a copy, and nobody waits for the rest.
+            commit.snapshot.nodes.clear();
+            Ok(Saved { commit, remove_before: saved.remove_before })
         })
     }
 }

@@ -14,10 +14,12 @@ use super::harness::Step;
 use super::laws::script::{self, Form};
 use crate::core::schema::{time_array, times};
 use crate::core::{
-    Barrier, Change, Edge, Effect, Engine, Epoch, Event, EventTime, Fingerprint, Graph, Node, Now, Operator,
-    Output, Port, Record, SinkNode, Snapshot, StateReader, StateWriter,
+    Barrier, Change, Commit, Edge, Effect, Engine, Epoch, Event, EventTime, Fingerprint, Graph, Node, Now,
+    Operator, Output, Port, Record, SinkNode, Snapshot, StateReader, StateWriter,
 };
 use crate::registry::{BatchLimits, Built, Context, InputSchema, Inputs, NoFiles, Registry, example_schema};
+use crate::store::Memory;
+use crate::store::recovery::{self, Saver};
 use crate::{Error, Result};
 
 /// Inputs of every graph.
@@ -192,11 +194,8 @@ impl<'a> Recipe<'a> {
                 note(effect, &mut said, &mut cut)?;
             }
             if let Some(snapshot) = cut.filter(|_| over == Over::Restarts) {
-                let bytes =
-                    postcard::to_stdvec(&snapshot).map_err(|error| Error::state(error.to_string()))?;
-                let snapshot: Snapshot =
-                    postcard::from_bytes(&bytes).map_err(|error| Error::state(error.to_string()))?;
-                engine = Engine::new(self.build()?, Some(&snapshot))?.0;
+                let snapshot = through_a_checkpoint(snapshot, *now)?;
+                engine = Engine::new(self.build()?, snapshot.as_ref())?.0;
             }
             said.push(format!("deadline {:?}", engine.deadline()));
         }
@@ -298,6 +297,15 @@ struct Front {
     idle: bool,
 }
 
+/// What comes back of a snapshot that was written and read again.
+fn through_a_checkpoint(snapshot: Snapshot, now: Now) -> Result<Option<Snapshot>> {
+    let (epoch, sources, sinks) = (snapshot.epoch, Vec::new(), Vec::new());
+    let commit = Commit { epoch, offset: 0, snapshot, sources, sinks };
+    let mut store = Memory::new();
+    Saver::new(Vec::new(), Vec::new()).save(&mut store, &commit, now)?;
+    Ok(recovery::recover(&mut store)?.snapshot)
+}
+
 impl Operator for Front {
     fn process(&mut self, _port: usize, batch: RecordBatch, out: &mut Output) -> Result<()> {
         if std::mem::take(&mut self.idle) {
@@ -320,7 +328,7 @@ impl Operator for Front {
         Ok(())
     }
 
-    fn save(&self, state: &mut StateWriter) {
+    fn save(&mut self, state: &mut StateWriter) {
         state.value(&(self.watermark, self.idle));
     }
 

@@ -189,7 +189,7 @@ impl Operator for Unpack {
         Ok(())
     }
 
-    fn save(&self, state: &mut StateWriter) {
+    fn save(&mut self, state: &mut StateWriter) {
         state.value(&self.watermark);
     }
 
@@ -250,7 +250,7 @@ impl Operator for Scale {
         }
     }
 
-    fn save(&self, state: &mut StateWriter) {
+    fn save(&mut self, state: &mut StateWriter) {
         state.value(&self.factor);
     }
 
@@ -276,7 +276,7 @@ impl Operator for Once {
         Ok(())
     }
 
-    fn save(&self, state: &mut StateWriter) {
+    fn save(&mut self, state: &mut StateWriter) {
         state.value(&self.seen);
     }
 
@@ -322,7 +322,7 @@ impl Operator for Sum {
         Ok(())
     }
 
-    fn save(&self, state: &mut StateWriter) {
+    fn save(&mut self, state: &mut StateWriter) {
         let open: Vec<_> = self.open.iter().collect();
         state.value(&(self.watermark, open));
     }
@@ -364,7 +364,7 @@ impl Operator for Pulse {
         Ok(())
     }
 
-    fn save(&self, state: &mut StateWriter) {
+    fn save(&mut self, state: &mut StateWriter) {
         state.value(&(self.rows, self.due));
     }
 

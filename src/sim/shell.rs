@@ -22,7 +22,7 @@ use crate::core::{
     SequencerSettings, Snapshot, Stamped,
 };
 use crate::store::journal::{ReplayFrom, Replayed};
-use crate::store::recovery;
+use crate::store::recovery::{self, Saver};
 
 /// The sink that may have a spool before it.
 pub(super) const SPOOLED: usize = 1;
@@ -38,7 +38,7 @@ const WAITING_MAX: usize = 2 + EPOCHS_MAX;
 /// Most bytes of the log's files: besides the log, the copy of a block that was in doubt and a file that was given up.
 const LOG_FILES_BYTES_MAX: u64 = LOG.bytes_max + 2 * LOG.segment_bytes_max;
 /// Most files of checkpoints: two that are kept, one in the making, one to be removed, and as many that are damaged.
-const CHECKPOINTS_MAX: usize = 8;
+const CHECKPOINTS_MAX: usize = 40;
 
 /// From anywhere to the coordinator.
 pub(super) enum Report {
@@ -81,6 +81,7 @@ pub(super) struct Shell {
     acknowledgements: Vec<VecDeque<Position>>,
     pub reports: VecDeque<Report>,
     committing: Option<Commit>,
+    saver: Saver,
     pub removals: VecDeque<u64>,
     told: Vec<Epoch>,
 }
@@ -116,6 +117,7 @@ impl Shell {
             from.offset += 1;
         }
         let sinks = sink_names.len();
+        let saver = Saver::new(SOURCES.map(str::to_owned).into(), sink_names.clone());
         let mut shell = Self {
             mono: Duration::ZERO,
             finished: false,
@@ -137,6 +139,7 @@ impl Shell {
             acknowledgements: vec![VecDeque::new(); SOURCES.len()],
             reports: VecDeque::new(),
             committing: None,
+            saver,
             removals: VecDeque::new(),
             told: vec![recovered.epoch; sinks],
         };
@@ -279,8 +282,7 @@ impl Shell {
         }
         let Some(commit) = self.committing.take() else { return Ok(()) };
         let now = self.now(around);
-        let sources = around.running.source_names();
-        let removable = recovery::save(around.store().as_mut(), &commit, now, &sources, &self.sink_names)?;
+        let saved = self.saver.save(around.store().as_mut(), &commit, now)?;
         if let Some((last, ..)) = around.commits.last()
             && *last >= commit.epoch
         {
@@ -290,7 +292,7 @@ impl Shell {
         around.lost.whole_checkpoints += 1;
         around.commits.push((commit.epoch, commit.offset, first));
         let too_far = around.bug == Some(Bug::LogRemovedTooFar);
-        self.removals.push_back(if too_far { commit.offset } else { removable });
+        self.removals.push_back(if too_far { commit.offset } else { saved.remove_before });
         for orders in &mut self.orders {
             orders.push_back(commit.epoch);
         }

@@ -19,8 +19,8 @@ const OPEN_FILES_MAX: usize = 256;
 #[derive(Debug)]
 pub struct Disk {
     root: PathBuf,
-    /// Dropped with the last handle, which gives the directory free again.
-    lock: Arc<File>,
+    /// Dropped with the last handle, which gives the directory free again. None for those who only look.
+    lock: Option<Arc<File>>,
     appending: HashMap<FileId, (PathBuf, File)>,
     next_file: u64,
     /// The file read last: a log is read block after block, and opening it for each would double the system calls.
@@ -53,18 +53,26 @@ impl Disk {
         }
         // Only a help for whoever meets the lock: nothing is decided by it, so a failure to write it is none.
         let _ = lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id()));
-        Ok(Disk { root, lock: Arc::new(lock), appending: HashMap::new(), next_file: 0, reading: None })
+        Ok(Disk { root, lock: Some(Arc::new(lock)), appending: HashMap::new(), next_file: 0, reading: None })
     }
 
-    /// A directory for those who only look, also while another process has it: nothing is made or locked.
+    fn writable(&self) -> Result<()> {
+        match self.lock {
+            Some(_) => Ok(()),
+            None => Err(Error::new(Kind::Io, format!("{} was opened to be read only", self.root.display()))),
+        }
+    }
+
+    /// A directory for those who only look, also while another process has it: nothing is made or locked, and what would
+    /// change a file is an error.
     ///
     /// # Errors
     /// [`Kind::Io`] when there is no such directory, or no process ever had it.
     pub fn look(root: impl Into<PathBuf>) -> Result<Disk> {
         let root = root.into();
         let path = root.join(LOCK);
-        let lock = File::open(&path).map_err(|error| failed("opening", &path, &error))?;
-        Ok(Disk { root, lock: Arc::new(lock), appending: HashMap::new(), next_file: 0, reading: None })
+        File::open(&path).map_err(|error| failed("opening", &path, &error))?;
+        Ok(Disk { root, lock: None, appending: HashMap::new(), next_file: 0, reading: None })
     }
 
     /// Where the files are.
@@ -156,6 +164,7 @@ fn read_up_to(file: &mut File, offset: u64, buffer: &mut [u8]) -> io::Result<usi
 
 impl Store for Disk {
     fn create_dir(&mut self, dir: &str) -> Result<()> {
+        self.writable()?;
         create_dirs(&self.resolve(dir)?)
     }
 
@@ -181,6 +190,7 @@ impl Store for Disk {
     }
 
     fn create(&mut self, path: &str) -> Result<FileId> {
+        self.writable()?;
         let full = self.resolve(path)?;
         if self.appending.len() >= OPEN_FILES_MAX {
             let message = format!("creating {}: {OPEN_FILES_MAX} files are open already", full.display());
@@ -226,6 +236,7 @@ impl Store for Disk {
     }
 
     fn truncate(&mut self, path: &str, len: u64) -> Result<()> {
+        self.writable()?;
         let full = self.resolve(path)?;
         let cut = || {
             let file = OpenOptions::new().write(true).open(&full)?;
@@ -237,6 +248,7 @@ impl Store for Disk {
 
     fn rename(&mut self, from: &str, to: &str) -> Result<()> {
         debug_assert_eq!(parent(from), parent(to), "one sync of the directory must cover both names");
+        self.writable()?;
         self.reading = None;
         let (from, to) = (self.resolve(from)?, self.resolve(to)?);
         fs::rename(&from, &to)
@@ -244,6 +256,7 @@ impl Store for Disk {
     }
 
     fn remove(&mut self, path: &str) -> Result<()> {
+        self.writable()?;
         self.reading = None;
         let full = self.resolve(path)?;
         fs::remove_file(&full).map_err(|error| failed("removing", &full, &error))
@@ -252,7 +265,7 @@ impl Store for Disk {
     fn share(&self) -> Box<dyn Store> {
         Box::new(Disk {
             root: self.root.clone(),
-            lock: Arc::clone(&self.lock),
+            lock: self.lock.clone(),
             appending: HashMap::new(),
             next_file: 0,
             reading: None,
@@ -318,5 +331,32 @@ mod tests {
         assert!(error.message.contains(&owner), "{error}");
         drop(shared);
         Disk::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn who_only_looks_needs_no_lock_and_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut disk = Disk::open(dir.path()).unwrap();
+        let file = disk.create("a").unwrap();
+        disk.append(file, b"bytes").unwrap();
+        let mut look = Disk::look(dir.path()).unwrap();
+        let mut buffer = [0; 8];
+        assert_eq!((look.read("a", 0, &mut buffer).unwrap(), &buffer[..5]), (5, &b"bytes"[..]));
+        assert_eq!(look.len("a").unwrap(), 5);
+        assert!(look.list("").unwrap().contains(&"a".to_owned()));
+        let refused = [
+            look.create("b").map(|_| ()),
+            look.create_dir("d"),
+            look.truncate("a", 0),
+            look.rename("a", "b"),
+            look.remove("a"),
+            look.share().remove("a"),
+        ];
+        for refused in refused {
+            assert!(refused.unwrap_err().message.contains("read only"));
+        }
+        let elsewhere = dir.path().join("none");
+        assert!(Disk::look(&elsewhere).is_err());
+        assert!(!elsewhere.exists());
     }
 }

@@ -13,13 +13,16 @@
 //! engine's records to the log and its epochs to checkpoints, and back.
 
 mod block;
+mod chain;
 pub mod checkpoint;
 mod cursor;
 pub mod dead_letters;
 pub mod disk;
+mod head;
 pub mod journal;
 pub mod log;
 pub mod look;
+pub mod manifest;
 pub mod memory;
 #[cfg(test)]
 mod mutations;
@@ -31,6 +34,7 @@ pub mod record;
 pub mod recovery;
 mod retention;
 mod segment;
+pub mod show;
 pub mod spool;
 mod wire;
 

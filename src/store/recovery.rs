@@ -4,22 +4,12 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-
 use super::Store;
-use super::checkpoint::{self, Checkpoint};
-use crate::core::{Commit, Epoch, Now, Position, Snapshot};
-use crate::{Error, Result};
-
-const ENDS: &str = "ends";
-const SNAPSHOT: &str = "snapshot";
-
-/// Where the sources and sinks stood, by name: a person can read it, and a pipeline can lose or gain some.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Ends {
-    sources: BTreeMap<String, Position>,
-    sinks: BTreeMap<String, Position>,
-}
+use super::chain::Chain;
+use super::checkpoint::{self, Head};
+use super::manifest::Manifest;
+use crate::Result;
+use crate::core::{Commit, Epoch, NodeState, Now, Position, Snapshot, State};
 
 /// What a checkpoint brings back.
 #[derive(Debug, Clone, Default)]
@@ -43,88 +33,91 @@ pub struct Recovered {
 /// The newest whole checkpoint, or the beginning of everything.
 ///
 /// # Errors
-/// If there are checkpoints and none can be read, or they are of a newer version.
+/// If there are checkpoints and none can be read, or they are of another version.
 pub fn recover(store: &mut dyn Store) -> Result<Recovered> {
-    let Some((checkpoint, report)) = checkpoint::load(store)? else { return Ok(Recovered::default()) };
-    let epoch = checkpoint.epoch;
-    let section = |name: &str| {
-        let missing = || Error::state(format!("checkpoint {epoch} has no section `{name}`"));
-        checkpoint.sections.get(name).ok_or_else(missing)
+    let Some(((checkpoint, states), report)) = checkpoint::load(store)? else {
+        return Ok(Recovered::default());
     };
-    let unreadable = |error: String| Error::state(format!("checkpoint {epoch}: {error}"));
-    let ends: Ends = serde_json::from_slice(section(ENDS)?).map_err(|error| unreadable(error.to_string()))?;
-    let snapshot: Snapshot =
-        postcard::from_bytes(section(SNAPSHOT)?).map_err(|error| unreadable(error.to_string()))?;
+    let (head, manifest) = (checkpoint.head, checkpoint.manifest);
+    let nodes = manifest.nodes.into_iter().zip(states).map(|(node, state)| NodeState {
+        name: node.name,
+        kind: node.kind,
+        fingerprint: node.fingerprint,
+        state: State::of_bytes(state),
+        model: node.model,
+        watermark: node.watermark,
+        idle: node.idle,
+        edges: node.edges,
+    });
+    let epoch = Epoch(head.epoch);
     Ok(Recovered {
-        snapshot: Some(snapshot),
-        epoch: Epoch(epoch),
-        log_offset: checkpoint.log_offset,
-        needed_from: checkpoint::needed_from(store)?.min(checkpoint.log_offset),
-        sources: ends.sources,
-        sinks: ends.sinks,
+        snapshot: Some(Snapshot { epoch, now: manifest.cut_at, nodes: nodes.collect() }),
+        epoch,
+        log_offset: head.log_offset,
+        needed_from: checkpoint::needed_from(store)?.min(head.log_offset),
+        sources: manifest.sources,
+        sinks: manifest.sinks,
         passed_over: report.passed_over,
     })
 }
 
-/// Makes a commit durable, and says before which offset the log is needed by no checkpoint that is kept. The names
-/// are in the order of the graph.
-///
-/// # Errors
-/// If the checkpoint cannot be written; it does not count then.
-pub fn save(
-    store: &mut dyn Store,
-    commit: &Commit,
-    now: Now,
-    source_names: &[String],
-    sink_names: &[String],
-) -> Result<u64> {
-    let unwritable = |error: String| Error::state(format!("the checkpoint cannot be written: {error}"));
-    let sources = source_names.iter().cloned().zip(commit.sources.iter().cloned());
-    let ends = Ends {
-        sources: sources.filter_map(|(name, position)| Some((name, position?))).collect(),
-        sinks: sink_names.iter().cloned().zip(commit.sinks.iter().cloned()).collect(),
-    };
-    let ends = serde_json::to_vec(&ends).map_err(|error| unwritable(error.to_string()))?;
-    let snapshot = postcard::to_stdvec(&commit.snapshot).map_err(|error| unwritable(error.to_string()))?;
-    let checkpoint = Checkpoint {
-        epoch: commit.epoch.0,
-        log_offset: commit.offset,
-        mono_us: u64::try_from(now.mono.as_micros()).unwrap_or(u64::MAX),
-        wall_us: now.wall.micros(),
-        sections: BTreeMap::from([(ENDS.to_owned(), ends), (SNAPSHOT.to_owned(), snapshot)]),
-    };
-    checkpoint::save(store, &checkpoint)
+/// Writes checkpoints, and knows what of the state is on disk already. The names are in the order of the graph.
+#[derive(Debug, Default)]
+pub struct Saver {
+    source_names: Vec<String>,
+    sink_names: Vec<String>,
+    /// What the next checkpoint builds on, and the one after it.
+    chains: [Chain; 2],
+}
+
+/// What became of a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Saved {
+    /// The log is needed by no checkpoint that is kept before this offset.
+    pub remove_before: u64,
+    /// Bytes of the file that was written.
+    pub bytes: u64,
+    /// Whether it builds on no other.
+    pub is_base: bool,
+}
+
+impl Saver {
+    /// For a pipeline whose sources and sinks have these names; nothing is known of what is on disk.
+    pub fn new(source_names: Vec<String>, sink_names: Vec<String>) -> Self {
+        Self { source_names, sink_names, ..Self::default() }
+    }
+
+    /// Makes a commit durable.
+    ///
+    /// # Errors
+    /// If the checkpoint cannot be written; it does not count then.
+    pub fn save(&mut self, store: &mut dyn Store, commit: &Commit, now: Now) -> Result<Saved> {
+        let sources = self.source_names.iter().cloned().zip(commit.sources.iter().cloned());
+        let manifest = Manifest {
+            cut_at: commit.snapshot.now,
+            sources: sources.filter_map(|(name, position)| Some((name, position?))).collect(),
+            sinks: self.sink_names.iter().cloned().zip(commit.sinks.iter().cloned()).collect(),
+            nodes: Vec::new(),
+        };
+        let head = Head {
+            epoch: commit.epoch.0,
+            log_offset: commit.offset,
+            mono_us: u64::try_from(now.mono.as_micros()).unwrap_or(u64::MAX),
+            wall_us: now.wall.micros(),
+            base_epoch: commit.epoch.0,
+        };
+        let [chain, _] = &mut self.chains;
+        let written = chain.save(store, head, &manifest, &commit.snapshot)?;
+        // The next one builds on the other chain, so that the two that are kept have no file in common.
+        self.chains.swap(0, 1);
+        // The new one is safe from here on, whatever becomes of the old ones.
+        let builds_on = self.chains.iter().flat_map(Chain::files).collect();
+        let remove_before = checkpoint::prune(store, &written, builds_on).unwrap_or(0);
+        let is_base = written.head.base_epoch == written.head.epoch;
+        Ok(Saved { remove_before, bytes: written.file_bytes, is_base })
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::memory::Memory;
-
-    #[test]
-    fn a_commit_comes_back_and_the_log_is_kept_for_the_one_before_it() {
-        let mut store = Memory::new();
-        let first = recover(&mut store).unwrap();
-        assert!(first.snapshot.is_none() && first.epoch == Epoch(0) && first.log_offset == 0);
-        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        let position = |text: &str| Position(text.to_owned());
-        let mut needed = Vec::new();
-        for (epoch, offset) in [(1, 10), (2, 20), (3, 30)] {
-            let snapshot = Snapshot { epoch: Epoch(epoch), now: Now::ZERO, nodes: Vec::new() };
-            let commit = Commit {
-                epoch: Epoch(epoch),
-                offset,
-                snapshot,
-                sources: vec![None, Some(position("s"))],
-                sinks: vec![position("o")],
-            };
-            needed.push(save(&mut store, &commit, Now::ZERO, &names(&["a", "b"]), &names(&["out"])).unwrap());
-        }
-        assert_eq!(needed, [10, 10, 20]);
-        let back = recover(&mut store).unwrap();
-        assert_eq!((back.epoch, back.log_offset, back.needed_from), (Epoch(3), 30, 20));
-        assert_eq!(back.snapshot.unwrap().epoch, Epoch(3));
-        assert_eq!(back.sources, BTreeMap::from([("b".to_owned(), position("s"))]));
-        assert_eq!(back.sinks, BTreeMap::from([("out".to_owned(), position("o"))]));
-    }
-}
+#[path = "recovery_tests.rs"]
+mod tests;

@@ -13,8 +13,10 @@ use arrow::array::RecordBatch;
 use tidegate::cli::PipelineArgs;
 use tidegate::cli::files::{LoadFailure, load};
 use tidegate::codec::text_ndjson::NdjsonWriter;
-use tidegate::core::{Barrier, Effect, Engine, Epoch, Event, EventTime, Graph, Now, Record};
+use tidegate::core::{Barrier, Commit, Effect, Engine, Epoch, Event, EventTime, Graph, Now, Record};
 use tidegate::source::simulate::{Encoder, FaultKind, FaultSpec, PayloadFormat, Plant, PlantConfig, Profile};
+use tidegate::store::Memory;
+use tidegate::store::recovery::{self, Saver};
 
 /// What is fed to a pipeline.
 struct Case {
@@ -121,6 +123,7 @@ fn run(case: &Case, batches: Vec<RecordBatch>, crash_every: Option<usize>) -> BT
     let mut engine = Engine::new(graph(case.pipeline), None).unwrap().0;
     let mut results = Results::new(engine.graph());
     let mut epoch = 0;
+    let (mut store, mut saver) = (Memory::new(), Saver::new(vec![], vec![]));
     for (index, batch) in batches.into_iter().enumerate() {
         engine.handle(now(index), Record::Batch { input: 0, batch }).unwrap();
         results.take(&mut engine);
@@ -129,9 +132,16 @@ fn run(case: &Case, batches: Vec<RecordBatch>, crash_every: Option<usize>) -> BT
             let barrier = Barrier { epoch: Epoch(epoch), change: None };
             engine.handle(now(index), Record::Barrier(barrier)).unwrap();
             let snapshot = results.take(&mut engine).unwrap();
-            // Through bytes, as on disk.
-            let bytes = postcard::to_stdvec(&snapshot).unwrap();
-            let snapshot = postcard::from_bytes(&bytes).unwrap();
+            // Through files, as on disk: bases and deltas.
+            let commit = Commit { epoch: Epoch(epoch), offset: 0, snapshot, sources: vec![], sinks: vec![] };
+            saver.save(&mut store, &commit, now(index)).unwrap();
+            let snapshot = recovery::recover(&mut store).unwrap().snapshot.unwrap();
+            assert_eq!(snapshot, commit.snapshot);
+            drop(commit);
+            if epoch % 3 == 2 {
+                // Goes on, so that what the engine has shared with the snapshot is taken back.
+                continue;
+            }
             let (restored, outcomes) = Engine::new(graph(case.pipeline), Some(&snapshot)).unwrap();
             assert!(outcomes.iter().all(|outcome| *outcome == tidegate::core::Restored::Loaded));
             engine = restored;

@@ -165,7 +165,7 @@ impl Operator for Faulty {
         Ok(())
     }
 
-    fn save(&self, state: &mut StateWriter) {
+    fn save(&mut self, state: &mut StateWriter) {
         if self.fault != Fault::Forgetful {
             state.value(&(&self.by_device, self.rows, self.held.len()));
             self.held.iter().for_each(|held| state.batch(held));

@@ -24,4 +24,5 @@ mod reload;
 mod replay;
 mod sensor;
 mod simulation;
+mod state;
 mod support;

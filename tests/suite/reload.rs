@@ -254,7 +254,7 @@ impl Operator for Sum {
         Ok(())
     }
 
-    fn save(&self, state: &mut StateWriter) {
+    fn save(&mut self, state: &mut StateWriter) {
         state.value(&self.sum);
     }
 

@@ -7,7 +7,7 @@ use arrow::compute::{filter, filter_record_batch};
 use arrow::datatypes::{DataType, Float64Type, Int64Type, SchemaRef};
 use tidegate::core::keys::REFUSED;
 use tidegate::core::schema::{time_array, times};
-use tidegate::core::{EventTime, Keys, Operator, Output, StateReader, StateWriter};
+use tidegate::core::{Chunks, EventTime, Keys, Operator, Output, StateReader, StateWriter};
 use tidegate::{Error, Result};
 
 use crate::fold::{Fold, Lengths, Stretch};
@@ -29,7 +29,7 @@ pub(crate) struct DutyCycle {
     /// In the order of arrival.
     waiting: Vec<Waiting>,
     /// By the key's number; none before its first row.
-    folds: Vec<Option<Fold>>,
+    folds: Chunks<Option<Fold>>,
     watermark: i64,
     ids: Vec<u32>,
 }
@@ -53,7 +53,7 @@ impl DutyCycle {
             max_waiting,
             schema,
             waiting: Vec::new(),
-            folds: Vec::new(),
+            folds: Chunks::new(),
             watermark: i64::MIN,
             ids: Vec::new(),
         }
@@ -88,7 +88,7 @@ impl DutyCycle {
         self.waiting.retain(|row| !due(row));
         // Stable: rows of one moment stay in the order in which they came.
         rows.sort_by_key(|(time, ..)| *time);
-        self.folds.resize(self.keys.capacity(), None);
+        self.folds.grow(self.keys.capacity());
         let mut over = Vec::new();
         for (time, id, on) in rows {
             match &mut self.folds[id as usize] {
@@ -96,8 +96,8 @@ impl DutyCycle {
                 unknown => *unknown = Some(Fold::new(time, on)),
             }
         }
-        for (id, fold) in (0u32..).zip(&mut self.folds) {
-            let Some(fold) = fold else { continue };
+        for id in 0..self.folds.len() as u32 {
+            let Some(fold) = &mut self.folds[id as usize] else { continue };
             let mut push = |stretch| over.push((stretch, id));
             match to {
                 i64::MAX => fold.finish(self.lengths, &mut push),
@@ -181,14 +181,16 @@ impl Operator for DutyCycle {
         Ok(())
     }
 
-    fn save(&self, state: &mut StateWriter) {
+    fn save(&mut self, state: &mut StateWriter) {
         self.keys.save(state);
-        state.value(&(&self.waiting, &self.folds, self.watermark));
+        state.value(&(&self.waiting, self.watermark));
+        state.chunks("folds", "", &mut self.folds);
     }
 
     fn load(&mut self, state: &mut StateReader<'_>) -> Result<()> {
         self.keys.load(state)?;
-        (self.waiting, self.folds, self.watermark) = state.value()?;
+        (self.waiting, self.watermark) = state.value()?;
+        self.folds = Chunks::load(state)?;
         let known = |id: u32| self.keys.is_live(id);
         if self.folds.len() > self.keys.capacity() || !self.waiting.iter().all(|(_, id, _)| known(*id)) {
             return Err(Error::state("rows wait for keys that are not there"));

@@ -4,6 +4,7 @@
 //! time and peak memory are the operating system's account of the variant's process. Variants take turns, so
 //! that a machine whose speed drifts treats them alike; medians are printed.
 
+mod cut;
 mod firehose;
 mod loops;
 mod startup;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Failure, Outcome};
 use crate::error::{Error, Result};
+use crate::registry::Registry;
 
 /// Arguments of `tidegate bench`.
 #[derive(Debug, Args)]
@@ -35,6 +37,8 @@ pub struct BenchArgs {
 pub enum What {
     /// MQTT to windows: bare client, plain loops, and the whole pipeline; and how long a start takes.
     Ingest(IngestArgs),
+    /// The engine's pause at a cut, and what a checkpoint writes, by the number of keys.
+    Cut(cut::CutArgs),
     /// One variant, as a child process of `ingest`.
     #[command(hide = true)]
     Variant(VariantArgs),
@@ -137,9 +141,10 @@ pub struct Measured {
 ///
 /// # Errors
 /// If a child process cannot be started or does not do its work.
-pub fn run(args: BenchArgs) -> Outcome {
+pub fn run(args: BenchArgs, registry: &Registry) -> Outcome {
     match args.what {
         What::Ingest(args) => ingest(&args),
+        What::Cut(args) => cut::run(&args, registry),
         What::Variant(args) => {
             let measured = match args.variant {
                 Variant::Bare | Variant::Value | Variant::Loop => loops::run(&args)?,

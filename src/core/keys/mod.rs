@@ -15,6 +15,7 @@ use arrow::datatypes::{DataType, Int32Type};
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
+use super::chunks::Chunks;
 use super::event::EventTime;
 use super::state::{StateReader, StateWriter};
 use crate::error::{Error, Result};
@@ -55,17 +56,25 @@ pub const REFUSED: u32 = u32::MAX;
 /// No neighbour in the list of least recent use.
 const NONE: u32 = u32::MAX;
 
+/// The section of a saved state with the names of keys, and what is in it.
+pub const NAMES: &str = "keys";
+const NAMES_FIELDS: &str = "#keys name:name";
+
 /// Rows whose combinations are numbered together.
 const CHUNK: usize = 256;
+
+/// The name of a key in the tables of a checkpoint; none for an id that is free.
+type Name = Option<Box<[u8]>>;
 
 /// The map from key values to group ids.
 pub struct Keys {
     types: Vec<DataType>,
     limits: KeyLimits,
     ids: HashMap<Box<[u8]>, u32>,
-    names: Vec<Option<Box<[u8]>>>,
-    last_seen: Vec<i64>,
-    free: Vec<u32>,
+    names: Chunks<Name>,
+    last_seen: Chunks<i64>,
+    /// The id that is given out next is the last one.
+    free: Chunks<u32>,
     /// Only kept where eviction needs it.
     recency: Recency,
     /// The key that has to give way next; its name stays readable until the caller has dealt with it.
@@ -92,10 +101,10 @@ impl Keys {
             types,
             limits,
             ids: HashMap::new(),
-            names: Vec::new(),
-            last_seen: Vec::new(),
-            free: Vec::new(),
-            recency: Recency::with_ids(0),
+            names: Chunks::new(),
+            last_seen: Chunks::new(),
+            free: Chunks::new(),
+            recency: Recency::default(),
             doomed: None,
             evicted: Vec::new(),
             places: Places::default(),
@@ -187,9 +196,9 @@ impl Keys {
             return Vec::new();
         }
         let before = watermark.minus(ttl).micros();
-        let gone: Vec<u32> = (0..self.names.len() as u32)
-            .filter(|id| self.names[*id as usize].is_some() && self.last_seen[*id as usize] < before)
-            .collect();
+        let keys = (0u32..).zip(self.names.iter().zip(self.last_seen.iter()));
+        let gone: Vec<u32> =
+            keys.filter(|(_, (name, seen))| **seen < before && name.is_some()).map(|(id, _)| id).collect();
         for id in &gone {
             self.forget(*id);
         }
@@ -206,15 +215,23 @@ impl Keys {
         columns.map(|(column, kind)| names::column(kind, ids.iter().map(|id| part(id, column)))).collect()
     }
 
+    /// A key's name as a person reads it: its values, divided by `/`. `None` if these bytes, out of a saved state, are no
+    /// name.
+    pub fn show(name: &[u8]) -> Option<String> {
+        names::show(name)
+    }
+
     /// Whether an id is in use.
     pub fn is_live(&self, id: u32) -> bool {
         self.names.get(id as usize).is_some_and(Option::is_some)
     }
 
     /// Writes the keys into a node's state.
-    pub fn save(&self, state: &mut StateWriter) {
-        let order: Vec<u32> = self.recency.oldest_first().collect();
-        state.value(&(&self.names, &self.last_seen, &self.free, &order));
+    pub fn save(&mut self, state: &mut StateWriter) {
+        state.chunks(NAMES, NAMES_FIELDS, &mut self.names);
+        state.chunks("keys last seen", "#keys time:time", &mut self.last_seen);
+        state.chunks("free ids", "", &mut self.free);
+        self.recency.save(state);
     }
 
     /// Takes the keys back.
@@ -222,21 +239,31 @@ impl Keys {
     /// # Errors
     /// If the state is damaged.
     pub fn load(&mut self, state: &mut StateReader<'_>) -> Result<()> {
-        type Saved = (Vec<Option<Box<[u8]>>>, Vec<i64>, Vec<u32>, Vec<u32>);
-        let (names, last_seen, free, order): Saved = state.value()?;
+        let (names, last_seen) = (Chunks::<Name>::load(state)?, Chunks::load(state)?);
+        let free = Chunks::<u32>::load(state)?;
+        let recency = Recency::load(state)?;
+        let ids: HashMap<Box<[u8]>, u32> =
+            (0u32..).zip(names.iter()).filter_map(|(id, name)| Some((name.clone()?, id))).collect();
+        let mut is_free = vec![false; names.len()];
+        let free_once = |id: &u32| {
+            is_free.get_mut(*id as usize).is_some_and(|seen| !std::mem::replace(seen, true))
+                && names.get(*id as usize).is_some_and(Option::is_none)
+        };
         let sound = names.len() == last_seen.len()
-            && free.iter().all(|id| names.get(*id as usize).is_some_and(Option::is_none))
-            && order.iter().all(|id| names.get(*id as usize).is_some_and(Option::is_some))
-            && names.iter().flatten().all(|name| names::decode(&self.types, name).is_some());
+            && free.iter().all(free_once)
+            && ids.len() + free.len() == names.len()
+            && names.iter().flatten().all(|name| names::decode(&self.types, name).is_some())
+            && recency.fits(&names);
         if !sound {
             return Err(Error::state("saved keys do not fit together"));
         }
-        self.ids = (0u32..).zip(&names).filter_map(|(id, name)| Some((name.clone()?, id))).collect();
-        self.recency = Recency::with_ids(names.len());
-        (self.names, self.last_seen, self.free) = (names, last_seen, free);
-        if self.limits.on_full == OnFull::Evict {
-            order.iter().for_each(|id| self.recency.push(*id));
-        }
+        self.recency = match self.limits.on_full {
+            OnFull::Refuse => Recency::default(),
+            // What was kept without an order is evicted in the order of ids.
+            OnFull::Evict if recency.is_empty() => Recency::of((0u32..).zip(names.iter()), names.len()),
+            OnFull::Evict => recency,
+        };
+        (self.ids, self.names, self.last_seen, self.free) = (ids, names, last_seen, free);
         self.places = Places::default();
         Ok(())
     }
@@ -291,7 +318,6 @@ impl Keys {
         if place == self.names.len() {
             self.names.push(None);
             self.last_seen.push(i64::MIN);
-            self.recency.grow();
         }
         self.names[place] = Some(name.into());
         self.last_seen[place] = i64::MIN;
@@ -303,7 +329,9 @@ impl Keys {
     }
 
     fn forget(&mut self, id: u32) {
-        if let Some(name) = self.names.get_mut(id as usize).and_then(Option::take) {
+        if self.is_live(id)
+            && let Some(name) = self.names.get_mut(id as usize).and_then(Option::take)
+        {
             self.ids.remove(&name);
             self.free.push(id);
             if self.limits.on_full == OnFull::Evict {
@@ -318,9 +346,8 @@ impl Keys {
         if self.limits.on_full == OnFull::Evict {
             return ids.iter().zip(times).for_each(|(id, time)| self.touch(*id, *time));
         }
-        let last_seen = &mut self.last_seen[..];
         for (id, time) in ids.iter().zip(times) {
-            let seen = &mut last_seen[*id as usize];
+            let seen = &mut self.last_seen[*id as usize];
             *seen = (*seen).max(*time);
         }
     }

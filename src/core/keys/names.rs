@@ -93,6 +93,30 @@ pub(super) fn decode<'a>(types: &[DataType], mut name: &'a [u8]) -> Option<Vec<P
     name.is_empty().then_some(parts)
 }
 
+/// A name as a person reads it, whatever its columns are; none if it is damaged.
+pub(super) fn show(name: &[u8]) -> Option<String> {
+    let mut shown: Vec<String> = Vec::new();
+    let mut rest = name;
+    while let Some(kind) = rest.first() {
+        let length = match kind {
+            0 => 1,
+            1 => 5 + u32::from_le_bytes(*rest.get(1..)?.first_chunk()?) as usize,
+            2 => 9,
+            _ => 2,
+        };
+        let (part, behind) = rest.split_at_checked(length)?;
+        // One value at a time decodes as a name of one column; the type matters to the others only.
+        shown.push(match decode(&[DataType::Null], part)?.pop()? {
+            Part::Null => "-".to_owned(),
+            Part::Text(text) => text.to_owned(),
+            Part::Integer(value) => value.to_string(),
+            Part::Boolean(value) => value.to_string(),
+        });
+        rest = behind;
+    }
+    Some(shown.join("/"))
+}
+
 /// One column of some keys, in its own type.
 pub(super) fn column<'a>(data_type: &DataType, parts: impl Iterator<Item = Option<Part<'a>>>) -> ArrayRef {
     match data_type {

@@ -57,7 +57,7 @@ impl Operator for Decode {
         Ok(())
     }
 
-    fn save(&self, state: &mut StateWriter) {
+    fn save(&mut self, state: &mut StateWriter) {
         if let Some(progress) = &self.progress {
             progress.save(state);
         }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use hashbrown::HashTable;
 use serde::{Deserialize, Serialize};
 
-use crate::core::{StateReader, StateWriter};
+use crate::core::{Chunks, StateReader, StateWriter};
 use crate::error::{Error, Result};
 
 /// Farther from the end of its list than this, a new run is not moved in but hashed: numbers without order
@@ -50,6 +50,47 @@ pub(super) struct Runs(Vec<Run>);
 /// A hashed key and its span: 24 bytes, with its place in the table at most 57.
 type Entry = ([u64; 2], i64);
 
+/// Tables that the hashes are divided among, by their last bits: what a cut shares, and what is copied at once where
+/// one changes while the snapshot is written. A power of two.
+const SHARDS: usize = 64;
+
+/// The hashes of one table.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(into = "Vec<Entry>", try_from = "Vec<Entry>")]
+struct Shard(HashTable<Entry>);
+
+impl Shard {
+    fn add(&mut self, entry: Entry) {
+        self.0.insert_unique(entry.0[0], entry, |(hash, _)| hash[0]);
+    }
+}
+
+/// In an order of its own, so that equal tables are written alike.
+impl From<Shard> for Vec<Entry> {
+    fn from(shard: Shard) -> Self {
+        let mut entries: Vec<Entry> = shard.0.into_iter().collect();
+        entries.sort_unstable();
+        entries
+    }
+}
+
+impl TryFrom<Vec<Entry>> for Shard {
+    type Error = &'static str;
+
+    fn try_from(entries: Vec<Entry>) -> std::result::Result<Self, Self::Error> {
+        if !entries.windows(2).all(|pair| pair[0].0 < pair[1].0) {
+            return Err("hashes out of order");
+        }
+        let mut shard = Self(HashTable::with_capacity(entries.len()));
+        entries.into_iter().for_each(|entry| shard.add(entry));
+        Ok(shard)
+    }
+}
+
+fn shard_of(hash: [u64; 2]) -> usize {
+    hash[1] as usize % SHARDS
+}
+
 /// All that is remembered.
 pub(super) struct Memory {
     /// Length of a span in microseconds.
@@ -59,8 +100,10 @@ pub(super) struct Memory {
     floor: i64,
     /// The span that was asked for last: its number, its start and the first moment behind it.
     current: (i64, i64, i64),
-    runs: Vec<Runs>,
-    hashes: HashTable<Entry>,
+    runs: Chunks<Runs>,
+    hashes: Chunks<Shard, 1>,
+    /// How many hashes there are, in all tables.
+    hashed: usize,
     /// How many entries (runs and hashes) each span has.
     entries: BTreeMap<i64, usize>,
     total: usize,
@@ -74,8 +117,9 @@ impl Memory {
             entries_max,
             floor: i64::MIN,
             current: (0, 0, 0),
-            runs: Vec::new(),
-            hashes: HashTable::new(),
+            runs: Chunks::new(),
+            hashes: (0..SHARDS).map(|_| Shard::default()).collect(),
+            hashed: 0,
             entries: BTreeMap::new(),
             total: 0,
         }
@@ -124,14 +168,12 @@ impl Memory {
         mut hash: impl FnMut() -> [u64; 2],
     ) -> (Seen, u64) {
         let name = name as usize;
-        if name >= self.runs.len() {
-            self.runs.resize_with(name + 1, Runs::default);
-        }
+        self.runs.grow(name + 1);
         let place = match self.runs[name].find(number) {
             Ok(()) => return (Seen::Again, 0),
             Err(place) => place,
         };
-        if !self.hashes.is_empty() && self.has_hash(hash()) {
+        if self.hashed > 0 && self.has_hash(hash()) {
             return (Seen::Again, 0);
         }
         match self.runs[name].join(place, number, span) {
@@ -173,11 +215,13 @@ impl Memory {
     }
 
     fn has_hash(&self, hash: [u64; 2]) -> bool {
-        self.hashes.find(hash[0], |(other, _)| *other == hash).is_some()
+        let shard = self.hashes.get(shard_of(hash));
+        shard.is_some_and(|shard| shard.0.find(hash[0], |(other, _)| *other == hash).is_some())
     }
 
     fn add_hash(&mut self, hash: [u64; 2], span: i64) {
-        self.hashes.insert_unique(hash[0], (hash, span), |(hash, _)| hash[0]);
+        self.hashes[shard_of(hash)].add((hash, span));
+        self.hashed += 1;
     }
 
     fn count_in(&mut self, span: i64) {
@@ -223,24 +267,36 @@ impl Memory {
         }
         self.total -= dropped.values().sum::<usize>();
         let floor = self.floor;
-        for Runs(runs) in &mut self.runs {
-            runs.retain(|run| run.span >= floor);
-            // A burst of single runs is not paid for for ever.
-            if runs.capacity() > 64 && runs.len() < runs.capacity() / 4 {
-                runs.shrink_to(runs.len() * 2);
+        let is_gone = |run: &Run| run.span < floor;
+        for name in 0..self.runs.len() {
+            // What loses nothing is not touched: it would count as changed.
+            if self.runs[name].0.iter().any(is_gone) {
+                let Runs(runs) = &mut self.runs[name];
+                runs.retain(|run| !is_gone(run));
+                // A burst of single runs is not paid for for ever.
+                if runs.capacity() > 64 && runs.len() < runs.capacity() / 4 {
+                    runs.shrink_to(runs.len() * 2);
+                }
             }
         }
-        self.hashes.retain(|(_, span)| *span >= floor);
-        if self.hashes.capacity() > 1024 && self.hashes.len() < self.hashes.capacity() / 4 {
-            self.hashes.shrink_to(self.hashes.len() * 2, |(hash, _)| hash[0]);
+        self.hashed = 0;
+        for shard in 0..self.hashes.len() {
+            if self.hashes[shard].0.iter().any(|(_, span)| *span < floor) {
+                let Shard(hashes) = &mut self.hashes[shard];
+                hashes.retain(|(_, span)| *span >= floor);
+                if hashes.capacity() > 1024 && hashes.len() < hashes.capacity() / 4 {
+                    hashes.shrink_to(hashes.len() * 2, |(hash, _)| hash[0]);
+                }
+            }
+            self.hashed += self.hashes[shard].0.len();
         }
     }
 
-    /// Writes everything down, in an order of its own.
-    pub(super) fn save(&self, state: &mut StateWriter) {
-        let mut hashes: Vec<Entry> = self.hashes.iter().copied().collect();
-        hashes.sort_unstable();
-        state.value(&(self.floor, &self.runs, hashes));
+    /// Writes everything down.
+    pub(super) fn save(&mut self, state: &mut StateWriter) {
+        state.value(&self.floor);
+        state.chunks("runs of numbers", "", &mut self.runs);
+        state.chunks("hashes", "", &mut self.hashes);
     }
 
     /// Takes everything back.
@@ -248,39 +304,42 @@ impl Memory {
     /// # Errors
     /// If the state is damaged.
     pub(super) fn load(&mut self, state: &mut StateReader<'_>) -> Result<()> {
-        let (floor, runs, hashes): (i64, Vec<Runs>, Vec<Entry>) = state.value()?;
+        let floor: i64 = state.value()?;
+        let (runs, hashes) = (Chunks::<Runs>::load(state)?, Chunks::<Shard, 1>::load(state)?);
         let sound = runs.iter().all(|Runs(runs)| {
             runs.iter().all(|run| run.first <= run.last && run.span >= floor)
                 && runs.windows(2).all(|pair| pair[0].last < pair[1].first)
-        }) && hashes.windows(2).all(|pair| pair[0].0 < pair[1].0)
-            && hashes.iter().all(|(_, span)| *span >= floor);
+        }) && hashes.len() == SHARDS
+            && hashes.iter().enumerate().all(|(index, Shard(hashes))| {
+                hashes.iter().all(|(hash, span)| *span >= floor && shard_of(*hash) == index)
+            });
         if !sound {
             return Err(Error::state("the remembered keys do not fit together"));
         }
         *self = Self { floor, ..Self::new(self.span_micros, self.entries_max) };
-        for Runs(runs) in &runs {
+        for Runs(runs) in runs.iter() {
             runs.iter().for_each(|run| self.count_in(run.span));
         }
-        self.runs = runs;
-        self.hashes.reserve(hashes.len(), |(hash, _)| hash[0]);
-        for (hash, span) in hashes {
-            self.count_in(span);
-            self.add_hash(hash, span);
+        for Shard(hashes) in hashes.iter() {
+            hashes.iter().for_each(|(_, span)| self.count_in(*span));
+            self.hashed += hashes.len();
         }
+        (self.runs, self.hashes) = (runs, hashes);
         Ok(())
     }
 
     /// How many hashes there are.
     #[cfg(test)]
     pub(super) fn hashed(&self) -> usize {
-        self.hashes.len()
+        self.hashed
     }
 
     /// How many bytes all that takes.
     #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
         let runs: usize = self.runs.iter().map(|Runs(runs)| runs.capacity() * size_of::<Run>()).sum();
-        runs + self.runs.capacity() * size_of::<Runs>() + self.hashes.allocation_size()
+        let hashes: usize = self.hashes.iter().map(|Shard(hashes)| hashes.allocation_size()).sum();
+        runs + self.runs.len() * size_of::<Runs>() + hashes
     }
 }
 

@@ -269,8 +269,8 @@ impl Operator for Dedup {
         Ok(())
     }
 
-    fn save(&self, state: &mut StateWriter) {
-        if let Some(numbered) = &self.numbered {
+    fn save(&mut self, state: &mut StateWriter) {
+        if let Some(numbered) = &mut self.numbered {
             numbered.keys.save(state);
         }
         self.memory.save(state);

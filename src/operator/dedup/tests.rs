@@ -205,13 +205,23 @@ fn damaged_state_is_refused() {
         make().operator.load(&mut StateReader::new(&bytes)).map_err(|error| error.message)
     };
     type Runs = Vec<Vec<(i64, i64, i64)>>;
-    let memory = |runs: Runs| move |writer: &mut StateWriter| writer.value(&(0i64, &runs, Vec::<u8>::new()));
+    let none: Vec<Vec<([u64; 2], i64)>> = vec![Vec::new(); 64];
+    let memory = |runs: Runs| {
+        let none = none.clone();
+        move |writer: &mut StateWriter| writer.value(&(0i64, &runs, &none))
+    };
     assert_eq!(load(&memory(vec![])), Ok(()));
     for runs in [vec![(2, 1, 0)], vec![(1, 2, 0), (2, 3, 0)], vec![(1, 2, -1)]] {
         assert_eq!(load(&memory(vec![runs])), Err("the remembered keys do not fit together".into()));
     }
     assert_eq!(load(&memory(vec![vec![(1, 2, 0)]])), Err("the remembered numbers have no names".into()));
     assert!(load(&|_| {}).is_err());
+    // A hash in another table than its own would never be found, and so would pass twice.
+    for (shard, outcome) in [(5, Ok(())), (6, Err("the remembered keys do not fit together".to_owned()))] {
+        let mut hashes = none.clone();
+        hashes[shard].push(([1, 5], 3));
+        assert_eq!(load(&|writer| writer.value(&(0i64, Runs::new(), &hashes))), outcome);
+    }
 }
 
 #[test]

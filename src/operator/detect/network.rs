@@ -139,7 +139,7 @@ impl Operator for Network {
     }
 
     /// What was heeded, and the model that runs, whole: a checkpoint needs no other file.
-    fn save(&self, state: &mut StateWriter) {
+    fn save(&mut self, state: &mut StateWriter) {
         state.value(&self.heeded);
         state.value(&self.running.is_some());
         if let Some(running) = &self.running {

@@ -45,6 +45,11 @@ impl Numbers {
         Self { columns: vec![Vec::new(); places.len()], places }
     }
 
+    /// Where the columns stand in the input.
+    pub(super) fn places(&self) -> &[usize] {
+        &self.places
+    }
+
     /// Takes the values of a batch.
     pub(crate) fn read(&mut self, batch: &RecordBatch) -> Result<()> {
         for (place, values) in self.places.iter().zip(&mut self.columns) {

@@ -19,6 +19,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::core::Chunks;
+
 /// Where ψ is cut: 96 % as efficient as the mean for normal data, and σ stays finite with up to β/k² = 35 % outliers.
 const CUT: f64 = 1.5;
 /// E ψ(Z)² for that cut: (2Φ(k) − 1) − 2kφ(k) + 2k²(1 − Φ(k)).
@@ -98,7 +100,7 @@ pub(super) fn score_column(
     values: &[f64],
     times: &[i64],
     ids: &[u32],
-    estimates: &mut [Estimate],
+    estimates: &mut Chunks<Estimate>,
     scores: &mut [f64],
 ) {
     let mut decay = Decay::new(estimation.half_life);
@@ -119,6 +121,10 @@ pub(super) fn score_column(
 }
 
 impl Estimate {
+    /// As what it is written; the first five are the slots.
+    pub(super) const FIELDS: &'static str =
+        "#keys mean:f deviation:f weight:f previous:f unused:f last:time learned:u";
+
     /// One of the first values.
     #[cold]
     fn seed(&mut self, value: f64, time: i64) {
@@ -207,7 +213,9 @@ mod tests {
         let times: Vec<i64> = (0..values.len() as i64).map(|row| row * 1_000_000).collect();
         let mut scores = vec![f64::NAN; values.len()];
         let ids = vec![0; values.len()];
-        score_column(estimation, values, &times, &ids, std::slice::from_mut(estimate), &mut scores);
+        let mut estimates: Chunks<Estimate> = [*estimate].into_iter().collect();
+        score_column(estimation, values, &times, &ids, &mut estimates, &mut scores);
+        *estimate = estimates[0];
         scores
     }
 
@@ -320,7 +328,7 @@ mod tests {
             assert!((estimate.slots[2] - weight).abs() < 3.0, "{seconds}: {}", estimate.slots[2]);
         }
         // Rows of the same time, and late ones, weigh as much as others.
-        let mut estimates = [Estimate::default()];
+        let mut estimates: Chunks<Estimate> = [Estimate::default()].into_iter().collect();
         let mut scores = vec![f64::NAN; 4_000];
         let times: Vec<i64> = (0..4_000).map(|row| if row % 2 == 0 { 10 } else { 5 }).collect();
         score_column(by_time(500.0), &values, &times, &[0; 4_000], &mut estimates, &mut scores);
@@ -330,7 +338,7 @@ mod tests {
     #[test]
     fn the_farthest_column_makes_the_score_and_strangers_are_passed_over() {
         let ready = Estimate { slots: [10.0, 2.0, 1e9, 0.0, 0.0], last_us: 0, learned: 1_000 };
-        let mut estimates = [ready; 2];
+        let mut estimates: Chunks<Estimate> = [ready; 2].into_iter().collect();
         let mut scores = [f64::NAN, 4.0, 0.25, f64::NAN, f64::NAN];
         let values = [13.0, 13.0, 9.0, f64::NAN, 99.0];
         score_column(BY_ROWS, &values, &[0; 5], &[0, 1, 0, 1, 7], &mut estimates, &mut scores);

@@ -106,7 +106,7 @@ fn feed(operator: &mut dyn Operator, batch: RecordBatch) -> (Vec<Verdict>, Vec<(
     (found, counts)
 }
 
-fn restart(operator: &dyn Operator, mut fresh: Box<dyn Operator>) -> Box<dyn Operator> {
+fn restart(operator: &mut dyn Operator, mut fresh: Box<dyn Operator>) -> Box<dyn Operator> {
     let mut state = StateWriter::new();
     operator.save(&mut state);
     let bytes = state.finish().unwrap();
@@ -280,7 +280,7 @@ fn rows_around_a_switch_equal_offline_scoring_by_each_model() {
         operator.update(Arc::new(slot.gate.admit(&second).unwrap())).unwrap();
         assert_eq!(operator.model(), Some(id(&second)));
         got.extend(feed(&mut *operator, rows(150, 151)).0);
-        let mut operator = restart(&*operator, build("model = { topic = 'm' }", &files).operator);
+        let mut operator = restart(&mut *operator, build("model = { topic = 'm' }", &files).operator);
         got.extend(feed(&mut *operator, rows(151, 400)).0);
         let mut want = offline(&first, &rows(0, 150));
         want.extend(offline(&second, &rows(150, 400)));
@@ -334,7 +334,7 @@ fn without_a_model_rows_go_on_without_a_score_until_one_comes() {
     assert_eq!((slot.initial, operator.model()), (None, None));
     let (found, counts) = feed(&mut *operator, rows(0, 10));
     assert_eq!((found, counts), (vec![(None, false, None); 10], vec![count("no_model", 10)]));
-    let mut operator = restart(&*operator, build(config, &NoFiles).operator);
+    let mut operator = restart(&mut *operator, build(config, &NoFiles).operator);
     assert_eq!(operator.model(), None);
     let good = model(1, ["temp", "rpm"]);
     operator.update(Arc::new(slot.gate.admit(&good).unwrap())).unwrap();
@@ -372,11 +372,11 @@ fn after_a_restart_the_checkpoint_wins_over_an_unchanged_file_only() {
         if let Some(update) = update {
             operator.update(Arc::new(gate.admit(&models[update]).unwrap())).unwrap();
         }
-        let mut operator = restart(&*operator, built(now).operator);
+        let mut operator = restart(&mut *operator, built(now).operator);
         let wanted = runs.map(|runs: usize| id(&models[runs]));
         assert_eq!(operator.model(), wanted, "{file:?} {update:?} {now:?}");
         // And again: a second restart changes nothing.
-        operator = restart(&*operator, built(now).operator);
+        operator = restart(&mut *operator, built(now).operator);
         assert_eq!(operator.model(), wanted, "{file:?} {update:?} {now:?}, twice");
     }
 }
@@ -406,7 +406,7 @@ fn a_model_that_came_after_the_file_changed_wins_over_that_file() {
             operator.update(Arc::new(Model { origin, ..admitted })).unwrap();
         }
         for _ in 0..2 {
-            operator = restart(&*operator, built(now).operator);
+            operator = restart(&mut *operator, built(now).operator);
             assert_eq!(operator.model(), Some(id(&models[runs])), "{applied:?}, then {now}");
         }
     }
@@ -417,7 +417,7 @@ fn without_the_file_a_saved_model_goes_on_and_without_both_it_is_said() {
     let good = model(1, ["temp", "rpm"]);
     let files =
         SomeFiles(BTreeMap::from([("pump.tgm", good.clone()), ("bad.tgm", good[..good.len() - 1].to_vec())]));
-    let before = build("model = { file = 'pump.tgm' }", &files);
+    let mut before = build("model = { file = 'pump.tgm' }", &files);
     assert!(before.unless_saved.is_empty() && before.models.unwrap().refused.is_none());
     for (config, reason) in [
         ("model = { file = 'gone.tgm' }", "gone.tgm: no such file"),
@@ -429,7 +429,7 @@ fn without_the_file_a_saved_model_goes_on_and_without_both_it_is_said() {
         assert!(problem.path == "model.file" && problem.message.starts_with(reason), "{problem:?}");
         assert_eq!(built.models.unwrap().refused.as_ref(), Some(&problem.message));
         assert_eq!(built.operator.model(), None);
-        let operator = restart(&*before.operator, built.operator);
+        let operator = restart(&mut *before.operator, built.operator);
         assert_eq!(operator.model(), Some(id(&good)), "{config}");
     }
 }
@@ -449,7 +449,7 @@ fn a_retained_message_that_comes_again_does_not_undo_what_has_come_since() {
         let error = come(&mut *operator, 0, ModelOrigin::Topic).unwrap_err();
         assert!(error.message.contains("another one has come since"), "{error}");
         assert_eq!(operator.model(), Some(id(&models[1])));
-        operator = restart(&*operator, fresh().operator);
+        operator = restart(&mut *operator, fresh().operator);
     }
     come(&mut *operator, 1, ModelOrigin::Topic).unwrap();
     come(&mut *operator, 0, ModelOrigin::Topic).unwrap();

@@ -6,7 +6,7 @@ use arrow::datatypes::SchemaRef;
 use super::numbers::{ModelName, Numbers, with_scores};
 use super::robust::{Estimate, Estimation, score_column};
 use crate::core::keys::REFUSED;
-use crate::core::{EventTime, Keys, Operator, Output, StateReader, StateWriter, schema};
+use crate::core::{Chunks, EventTime, Keys, Operator, Output, StateReader, StateWriter, schema};
 use crate::error::{Error, Result};
 
 /// The name of the method, in the configuration and in the column `model`.
@@ -21,7 +21,7 @@ pub(super) struct RobustZ {
     by: Vec<usize>,
     numbers: Numbers,
     /// Per scored column the estimates of all keys, by the key's id.
-    estimates: Vec<Vec<Estimate>>,
+    estimates: Vec<Chunks<Estimate>>,
     schema: SchemaRef,
     name: ModelName,
     key_columns: Vec<ArrayRef>,
@@ -43,7 +43,7 @@ impl RobustZ {
             threshold,
             keys,
             by,
-            estimates: vec![Vec::new(); columns.len()],
+            estimates: columns.iter().map(|_| Chunks::new()).collect(),
             numbers: Numbers::new(columns),
             schema,
             name: ModelName::new(Some(NAME)),
@@ -67,9 +67,7 @@ impl RobustZ {
     fn score(&mut self, from: usize, to: usize, times: &[i64], scores: &mut [f64]) {
         let keys = self.keys.capacity();
         for (values, estimates) in self.numbers.columns().zip(&mut self.estimates) {
-            if estimates.len() < keys {
-                estimates.resize(keys, Estimate::default());
-            }
+            estimates.grow(keys);
             let (values, times) = (&values[from..to], &times[from..to]);
             score_column(
                 self.estimation,
@@ -128,19 +126,22 @@ impl Operator for RobustZ {
         Ok(())
     }
 
-    fn save(&self, state: &mut StateWriter) {
+    fn save(&mut self, state: &mut StateWriter) {
         self.keys.save(state);
-        state.value(&self.estimates);
+        for (place, estimates) in self.numbers.places().iter().zip(&mut self.estimates) {
+            let column = self.schema.field(*place).name();
+            state.chunks(&format!("estimates of {column}"), Estimate::FIELDS, estimates);
+        }
     }
 
     fn load(&mut self, state: &mut StateReader<'_>) -> Result<()> {
         self.keys.load(state)?;
-        let estimates: Vec<Vec<Estimate>> = state.value()?;
-        let fits = |estimates: &Vec<Estimate>| estimates.len() <= self.keys.capacity();
-        if estimates.len() != self.estimates.len() || !estimates.iter().all(fits) {
-            return Err(Error::state("saved estimates do not fit the columns and keys"));
+        for estimates in &mut self.estimates {
+            *estimates = Chunks::load(state)?;
+            if estimates.len() > self.keys.capacity() {
+                return Err(Error::state("saved estimates do not fit the keys"));
+            }
         }
-        self.estimates = estimates;
         Ok(())
     }
 }

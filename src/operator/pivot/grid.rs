@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use super::Aggregate;
-use crate::core::{EventTime, StateReader, StateWriter};
+use crate::core::{Chunks, EventTime, StateReader, StateWriter};
 use crate::error::{Error, Result};
 use crate::registry::Kept;
 
@@ -74,10 +74,10 @@ pub(super) struct Grid {
     next: Option<i64>,
     /// The grid point of the newest reading.
     newest: i64,
-    /// Slots of key `id` and column `c` at `id * columns + c`.
-    slots: Vec<Slot>,
+    /// Per key the slots of its columns.
+    slots: Chunks<Box<[Slot]>>,
     /// Per key, the last grid point at which it can have a value, as far as its readings are known.
-    until: Vec<i64>,
+    until: Chunks<i64>,
 }
 
 impl Grid {
@@ -97,8 +97,8 @@ impl Grid {
             cells: 0,
             next: None,
             newest: i64::MIN,
-            slots: Vec::new(),
-            until: Vec::new(),
+            slots: Chunks::new(),
+            until: Chunks::new(),
         }
     }
 
@@ -118,11 +118,11 @@ impl Grid {
     pub(super) fn place(&mut self, id: u32, column: u32, time: i64, value: f64) -> Placed {
         let point = self.point(time);
         let id = id as usize;
-        if id >= self.until.len() {
-            self.until.resize(id + 1, i64::MIN);
-            self.slots.resize((id + 1) * self.columns, Slot::EMPTY);
+        while id >= self.until.len() {
+            self.until.push(i64::MIN);
+            self.slots.push(vec![Slot::EMPTY; self.columns].into());
         }
-        let waiting = &mut self.slots[id * self.columns + column as usize].waiting;
+        let waiting = &mut self.slots[id][column as usize].waiting;
         // Readings come roughly in order: the cell is the last one or a new one behind it.
         let place = match waiting.back() {
             Some(last) if last.point > point => waiting.partition_point(|cell| cell.point < point),
@@ -149,7 +149,7 @@ impl Grid {
         let id = id as usize;
         if let Some(until) = self.until.get_mut(id) {
             *until = i64::MIN;
-            for slot in &mut self.slots[id * self.columns..(id + 1) * self.columns] {
+            for slot in &mut self.slots[id] {
                 self.cells -= slot.waiting.len();
                 *slot = Slot::EMPTY;
             }
@@ -189,7 +189,7 @@ impl Grid {
         if self.cells == 0 {
             return None;
         }
-        self.slots.iter().filter_map(|slot| slot.waiting.front()).map(|cell| cell.point).min()
+        self.slots.iter().flatten().filter_map(|slot| slot.waiting.front()).map(|cell| cell.point).min()
     }
 
     /// Passes a grid point; says whether any key has a value there.
@@ -198,8 +198,8 @@ impl Grid {
         let Some(time) = point.checked_mul(self.grid) else { return false };
         let oldest = time.saturating_sub(self.hold);
         let before = filled.times.len();
-        let keys = self.slots.chunks_exact_mut(self.columns).zip(&self.until).enumerate();
-        for (id, (slots, _)) in keys.filter(|(_, (_, until))| **until >= point) {
+        for (id, _) in self.until.iter().enumerate().filter(|(_, until)| **until >= point) {
+            let slots = &mut self.slots[id];
             let mut has_value = false;
             for slot in slots.iter_mut() {
                 if let Some(cell) = slot.waiting.pop_front_if(|cell| cell.point <= point) {
@@ -227,8 +227,10 @@ impl Grid {
     }
 
     /// Writes everything down.
-    pub(super) fn save(&self, state: &mut StateWriter) {
-        state.value(&(self.next, self.newest, &self.until, &self.slots));
+    pub(super) fn save(&mut self, state: &mut StateWriter) {
+        state.value(&(self.next, self.newest));
+        state.chunks("keys until", "#keys point:i", &mut self.until);
+        state.chunks("readings", "", &mut self.slots);
     }
 
     /// Takes everything back, for so many keys.
@@ -236,12 +238,14 @@ impl Grid {
     /// # Errors
     /// If the state is damaged.
     pub(super) fn load(&mut self, state: &mut StateReader<'_>, keys: usize) -> Result<()> {
-        type Saved = (Option<i64>, i64, Vec<i64>, Vec<Slot>);
-        let (next, newest, until, slots): Saved = state.value()?;
+        let (next, newest): (Option<i64>, i64) = state.value()?;
+        let until = Chunks::<i64>::load(state)?;
+        let slots = Chunks::<Box<[Slot]>>::load(state)?;
         let first = next.unwrap_or(i64::MIN);
         let sound = until.len() <= keys
-            && slots.len() == until.len() * self.columns
-            && slots.iter().all(|slot| {
+            && slots.len() == until.len()
+            && slots.iter().all(|slots| slots.len() == self.columns)
+            && slots.iter().flatten().all(|slot| {
                 let points = || slot.waiting.iter().map(|cell| cell.point);
                 points().zip(points().skip(1)).all(|(one, next)| one < next)
                     && points().all(|point| point >= first && point <= newest)
@@ -249,7 +253,7 @@ impl Grid {
         if !sound {
             return Err(Error::state("the saved readings do not fit together"));
         }
-        self.cells = slots.iter().map(|slot| slot.waiting.len()).sum();
+        self.cells = slots.iter().flatten().map(|slot| slot.waiting.len()).sum();
         (self.next, self.newest, self.until, self.slots) = (next, newest, until, slots);
         Ok(())
     }

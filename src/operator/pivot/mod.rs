@@ -392,7 +392,7 @@ impl Operator for Pivot {
         Ok(())
     }
 
-    fn save(&self, state: &mut StateWriter) {
+    fn save(&mut self, state: &mut StateWriter) {
         self.keys.save(state);
         self.grid.save(state);
     }

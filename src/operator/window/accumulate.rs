@@ -4,13 +4,20 @@
 //! Values are folded in the order of the rows, so the bits of a result do not depend on how rows were cut into
 //! batches. Cells merge, which is how hopping windows are put together from panes and sessions grow into one.
 
+use serde::{Deserialize, Serialize};
+
 use super::sketch::Sketch;
 use super::stat::{Plan, Summary};
-use crate::core::{StateReader, StateWriter};
-use crate::error::Result;
+use crate::core::chunks::Element;
+use crate::core::{Chunks, StateReader, StateWriter};
+use crate::error::{Error, Result};
 
 /// One accumulator of one column in one window.
-pub(super) trait Cell: Default + Send {
+pub(super) trait Cell: Element {
+    /// What it is, for those who look at saved state.
+    const NAME: &'static str;
+    /// What it is written as (see [`StateWriter::chunks`]).
+    const FIELDS: &'static str = "";
     /// Bytes that it takes beside its own size, at most.
     const HEAP_BYTES_MAX: usize = 0;
 
@@ -27,15 +34,6 @@ pub(super) trait Cell: Default + Send {
 
     /// Writes what it knows into a summary.
     fn describe<'a>(&'a self, summary: &mut Summary<'a>);
-
-    /// Writes it into a node's state.
-    fn save(&self, state: &mut StateWriter);
-
-    /// Takes it back.
-    ///
-    /// # Errors
-    /// If the state is damaged.
-    fn load(state: &mut StateReader<'_>) -> Result<Self>;
 }
 
 /// The cells of one accumulator of one column, indexed by the slot of the window.
@@ -52,19 +50,19 @@ pub(super) trait Slab: Send {
     fn clear(&mut self, slots: &[u32]);
     /// Writes what a slot's cell knows into a summary.
     fn describe<'a>(&'a self, slot: u32, summary: &mut Summary<'a>);
-    /// Writes a slot's cell into a node's state.
-    fn save(&self, slot: u32, state: &mut StateWriter);
-    /// Takes a slot's cell back.
+    /// Writes all cells, of a column of this name, into a node's state.
+    fn save(&mut self, column: &str, state: &mut StateWriter);
+    /// Takes all cells back, for so many slots.
     ///
     /// # Errors
     /// If the state is damaged.
-    fn load(&mut self, slot: u32, state: &mut StateReader<'_>) -> Result<()>;
+    fn load(&mut self, state: &mut StateReader<'_>, slots: usize) -> Result<()>;
 }
 
 /// The slabs that serve a plan.
 pub(super) fn slabs(plan: Plan) -> Vec<Box<dyn Slab>> {
     fn of<C: Cell + 'static>() -> Box<dyn Slab> {
-        Box::new(Vec::<C>::new())
+        Box::new(Chunks::<C>::new())
     }
     let moments = match plan.order {
         0 => of::<Moments<0>>(),
@@ -84,15 +82,13 @@ pub(super) fn slabs(plan: Plan) -> Vec<Box<dyn Slab>> {
     std::iter::once(moments).chain(others).collect()
 }
 
-impl<C: Cell> Slab for Vec<C> {
+impl<C: Cell> Slab for Chunks<C> {
     fn cell_bytes_max(&self) -> usize {
         size_of::<C>() + C::HEAP_BYTES_MAX
     }
 
     fn grow(&mut self, slots: usize) {
-        if self.len() < slots {
-            self.resize_with(slots, C::default);
-        }
+        Chunks::grow(self, slots);
     }
 
     fn fold(&mut self, slots: &[u32], times: &[i64], values: &[f64]) {
@@ -119,13 +115,16 @@ impl<C: Cell> Slab for Vec<C> {
         self[slot as usize].describe(summary);
     }
 
-    fn save(&self, slot: u32, state: &mut StateWriter) {
-        self[slot as usize].save(state);
+    fn save(&mut self, column: &str, state: &mut StateWriter) {
+        state.chunks(&format!("{} of {column}", C::NAME), C::FIELDS, self);
     }
 
-    fn load(&mut self, slot: u32, state: &mut StateReader<'_>) -> Result<()> {
-        self.grow(slot as usize + 1);
-        self[slot as usize] = C::load(state)?;
+    fn load(&mut self, state: &mut StateReader<'_>, slots: usize) -> Result<()> {
+        *self = Chunks::load(state)?;
+        if self.len() > slots {
+            return Err(Error::state("there are more saved statistics than windows"));
+        }
+        Chunks::grow(self, slots);
         Ok(())
     }
 }
@@ -134,7 +133,8 @@ impl<C: Cell> Slab for Vec<C> {
 /// after B. P. Welford, "Note on a method for calculating corrected sums of squares and products",
 /// Technometrics 4(3), 1962; higher powers and merging after P. Pébay, "Formulas for robust, one-pass parallel
 /// computation of covariances and arbitrary-order statistical moments", Sandia report SAND2008-6212, 2008.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(into = "(u64, Vec<f64>)", try_from = "(u64, Vec<f64>)")]
 struct Moments<const K: usize> {
     count: u64,
     /// The mean, then the sums of the second, third and fourth powers.
@@ -147,7 +147,25 @@ impl<const K: usize> Default for Moments<K> {
     }
 }
 
+impl<const K: usize> From<Moments<K>> for (u64, Vec<f64>) {
+    fn from(cell: Moments<K>) -> Self {
+        (cell.count, cell.powers.to_vec())
+    }
+}
+
+impl<const K: usize> TryFrom<(u64, Vec<f64>)> for Moments<K> {
+    type Error = &'static str;
+
+    fn try_from((count, powers): (u64, Vec<f64>)) -> std::result::Result<Self, Self::Error> {
+        let powers = powers.try_into().map_err(|_| "moments of another order")?;
+        Ok(Self { count, powers })
+    }
+}
+
 impl<const K: usize> Cell for Moments<K> {
+    const NAME: &'static str = "moments";
+    const FIELDS: &'static str = "#windows count:u mean_and_powers:fs";
+
     #[inline]
     fn push(&mut self, _time: i64, value: f64) {
         let before = self.count as f64;
@@ -214,23 +232,10 @@ impl<const K: usize> Cell for Moments<K> {
             summary.powers.iter_mut().zip(powers).for_each(|(place, power)| *place = *power);
         }
     }
-
-    fn save(&self, state: &mut StateWriter) {
-        state.value(&self.count);
-        self.powers.iter().for_each(|power| state.value(power));
-    }
-
-    fn load(state: &mut StateReader<'_>) -> Result<Self> {
-        let mut cell = Self { count: state.value()?, ..Self::default() };
-        for power in &mut cell.powers {
-            *power = state.value()?;
-        }
-        Ok(cell)
-    }
 }
 
 /// The least and the greatest value.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 struct Extremes {
     least: f64,
     greatest: f64,
@@ -243,6 +248,9 @@ impl Default for Extremes {
 }
 
 impl Cell for Extremes {
+    const NAME: &'static str = "extremes";
+    const FIELDS: &'static str = "#windows least:f greatest:f";
+
     #[inline]
     fn push(&mut self, _time: i64, value: f64) {
         self.least = if value < self.least { value } else { self.least };
@@ -257,26 +265,20 @@ impl Cell for Extremes {
     fn describe<'a>(&'a self, summary: &mut Summary<'a>) {
         (summary.min, summary.max) = (self.least, self.greatest);
     }
-
-    fn save(&self, state: &mut StateWriter) {
-        state.value(&(self.least, self.greatest));
-    }
-
-    fn load(state: &mut StateReader<'_>) -> Result<Self> {
-        let (least, greatest) = state.value()?;
-        Ok(Self { least, greatest })
-    }
 }
 
 /// A sum and what rounding took from it, after A. Neumaier, "Rundungsfehleranalyse einiger Verfahren zur
 /// Summation endlicher Summen", ZAMM 54, 1974.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 struct Sum {
     sum: f64,
     lost: f64,
 }
 
 impl Cell for Sum {
+    const NAME: &'static str = "sums";
+    const FIELDS: &'static str = "#windows sum:f lost:f";
+
     #[inline]
     fn push(&mut self, _time: i64, value: f64) {
         let sum = self.sum + value;
@@ -293,19 +295,10 @@ impl Cell for Sum {
     fn describe<'a>(&'a self, summary: &mut Summary<'a>) {
         summary.sum = self.sum + self.lost;
     }
-
-    fn save(&self, state: &mut StateWriter) {
-        state.value(&(self.sum, self.lost));
-    }
-
-    fn load(state: &mut StateReader<'_>) -> Result<Self> {
-        let (sum, lost) = state.value()?;
-        Ok(Self { sum, lost })
-    }
 }
 
 /// The values with the earliest and the latest time; of equal times the first row and the last row.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 struct Ends {
     first_time: i64,
     first: f64,
@@ -320,6 +313,9 @@ impl Default for Ends {
 }
 
 impl Cell for Ends {
+    const NAME: &'static str = "first and last";
+    const FIELDS: &'static str = "#windows first_time:time first:f last_time:time last:f";
+
     #[inline]
     fn push(&mut self, time: i64, value: f64) {
         if time < self.first_time {
@@ -342,20 +338,11 @@ impl Cell for Ends {
     fn describe<'a>(&'a self, summary: &mut Summary<'a>) {
         (summary.first, summary.last) = (self.first, self.last);
     }
-
-    fn save(&self, state: &mut StateWriter) {
-        state.value(&(self.first_time, self.first, self.last_time, self.last));
-    }
-
-    fn load(state: &mut StateReader<'_>) -> Result<Self> {
-        let (first_time, first, last_time, last) = state.value()?;
-        Ok(Self { first_time, first, last_time, last })
-    }
 }
 
 /// The least-squares line through the values over time: co-moments after Pébay (see [`Moments`]). Times count
 /// from the first value's, in µs, so that they are small and exact.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 struct Slope {
     count: u64,
     origin: i64,
@@ -368,6 +355,10 @@ struct Slope {
 }
 
 impl Cell for Slope {
+    const NAME: &'static str = "slopes";
+    const FIELDS: &'static str =
+        "#windows count:u origin:time mean_time:f mean_value:f square_time:f product:f";
+
     #[inline]
     fn push(&mut self, time: i64, value: f64) {
         if self.count == 0 {
@@ -406,19 +397,10 @@ impl Cell for Slope {
     fn describe<'a>(&'a self, summary: &mut Summary<'a>) {
         summary.slope = (self.square_time > 0.0).then(|| self.product / self.square_time * 1e6);
     }
-
-    fn save(&self, state: &mut StateWriter) {
-        let Self { count, origin, mean_time, mean_value, square_time, product } = *self;
-        state.value(&(count, origin, mean_time, mean_value, square_time, product));
-    }
-
-    fn load(state: &mut StateReader<'_>) -> Result<Self> {
-        let (count, origin, mean_time, mean_value, square_time, product) = state.value()?;
-        Ok(Self { count, origin, mean_time, mean_value, square_time, product })
-    }
 }
 
 impl Cell for Sketch {
+    const NAME: &'static str = "quantile sketches";
     const HEAP_BYTES_MAX: usize = Sketch::HEAP_BYTES_MAX;
 
     fn push(&mut self, _time: i64, value: f64) {
@@ -435,14 +417,6 @@ impl Cell for Sketch {
 
     fn describe<'a>(&'a self, summary: &mut Summary<'a>) {
         summary.sketch = Some(self);
-    }
-
-    fn save(&self, state: &mut StateWriter) {
-        Sketch::save(self, state);
-    }
-
-    fn load(state: &mut StateReader<'_>) -> Result<Self> {
-        Sketch::load(state)
     }
 }
 
@@ -550,16 +524,17 @@ mod tests {
                 prop_assert!((one - other).abs() <= 1e-12 * scale, "{} {}", one, other);
             }
 
+            let merged = format!("{merged:?}");
             let mut state = StateWriter::new();
-            parted.iter().for_each(|slab| slab.save(0, &mut state));
+            parted.iter_mut().for_each(|slab| slab.save("x", &mut state));
             let bytes = state.finish().unwrap();
             let mut reader = StateReader::new(&bytes);
             let mut loaded = slabs(all());
             for slab in &mut loaded {
-                slab.load(3, &mut reader).unwrap();
+                slab.load(&mut reader, 3).unwrap();
             }
             reader.finish().unwrap();
-            prop_assert_eq!(format!("{:?}", summary(&loaded, 3)), format!("{:?}", merged));
+            prop_assert_eq!(format!("{:?}", summary(&loaded, 0)), merged);
         }
     }
 }

@@ -17,6 +17,8 @@ pub(super) const EMIT_ROWS: usize = 4096;
 
 /// One column and what is made of it.
 pub(super) struct Column {
+    /// Its name in the input, for those who look at saved state.
+    pub name: String,
     /// Its position in the input.
     pub place: usize,
     /// Its position among the columns emitted.

@@ -104,9 +104,10 @@ pub struct WindowConfig {
     #[serde(default)]
     on_full: OnFull,
     /// The most windows open at once, over all keys; for hopping windows the most panes. One takes about 40
-    /// bytes and, for each column, 8 to 220 by what is asked of it; with quantiles 512 more for each power of
-    /// two that the values range over, at most 16 KiB. Rows that would open one more are left out and counted
-    /// (`refused_rows`, reason `window_limit`), as are those that would open more than 4,096 of one key.
+    /// bytes and, for each column, 8 to 220 by what is asked of it; with quantiles 256 more for each power of
+    /// two that the values range over, at most 6 KiB. A key has as many open as begin in `size` and the lateness of
+    /// its source, and one more. Rows that would open one too many are left out and counted (`refused_rows`, reason
+    /// `window_limit`), as are those that would open more than 4,096 of one key.
     #[serde(default = "max_windows")]
     #[schemars(range(min = 1))]
     max_windows: usize,
@@ -117,7 +118,7 @@ fn max_keys() -> usize {
 }
 
 fn max_windows() -> usize {
-    250_000
+    50_000
 }
 
 impl OperatorConfig for WindowConfig {
@@ -183,7 +184,8 @@ size = "1s"
             let stats: Vec<Stat> = stats.into_iter().map(|(stat, ..)| stat).collect();
             let plan = Plan::of(stats.iter().copied());
             meaning += &format!(" {}: {plan:?}", input.field(place).name());
-            columns.push(Column { place, rank, stats, slabs: accumulate::slabs(plan) });
+            let name = input.field(place).name().clone();
+            columns.push(Column { name, place, rank, stats, slabs: accumulate::slabs(plan) });
         }
         let cells = columns.iter().flat_map(|column| &column.slabs).map(|slab| slab.cell_bytes_max());
         let window_bytes = size_of::<open::Slot>() + cells.sum::<usize>();

@@ -5,28 +5,52 @@
 //! or the rows counted so far. The windows of one key never overlap, so the order of their starts is the order
 //! of their ends: rows find theirs from the new end of the list, and whatever is over is at the old end.
 
-/// No slot.
+use serde::{Deserialize, Serialize};
+
+use crate::core::{Chunks, StateReader, StateWriter};
+use crate::error::{Error, Result};
+
+/// No slot, no key.
 pub(super) const NONE: u32 = u32::MAX;
+
+/// Edges of windows lie within this of 1970, in µs.
+const EDGE_MAX: i64 = 4 * super::running::TIME_MAX;
 
 /// The most windows of one key that are open at once. The list of a key is searched from its newest end, so
 /// this also bounds the work for a row that is far behind.
 pub(super) const PER_KEY_MAX: u32 = 4096;
 
 /// One open window.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(super) struct Slot {
+    /// Its key's group id; [`NONE`] if the slot is free.
+    pub key: u32,
     /// Where it starts, µs since 1970.
     pub start: i64,
     /// The first moment behind it.
     pub end: i64,
     /// Its rows.
     pub rows: u64,
-    /// Its key's group id.
-    pub key: u32,
-    /// The next older window of the same key, or [`NONE`].
+    /// The next older window of the same key, or [`NONE`]. Found anew from the starts when state is loaded.
+    #[serde(skip, default = "none")]
     pub older: u32,
     /// The next newer window of the same key, or [`NONE`].
+    #[serde(skip, default = "none")]
     pub newer: u32,
+}
+
+/// What a slot is written as.
+const FIELDS: &str = "key:key start:time end:time rows:u";
+
+fn none() -> u32 {
+    NONE
+}
+
+/// A free slot.
+impl Default for Slot {
+    fn default() -> Self {
+        Self::new(NONE, 0, 0, 0)
+    }
 }
 
 impl Slot {
@@ -39,7 +63,7 @@ impl Slot {
 /// All open windows.
 #[derive(Debug)]
 pub(super) struct Open {
-    slots: Vec<Slot>,
+    slots: Chunks<Slot>,
     free: Vec<u32>,
     newest: Vec<u32>,
     oldest: Vec<u32>,
@@ -54,7 +78,7 @@ impl Open {
     /// No windows, and never more than so many.
     pub fn new(windows_max: usize) -> Self {
         Self {
-            slots: Vec::new(),
+            slots: Chunks::new(),
             free: Vec::new(),
             newest: Vec::new(),
             oldest: Vec::new(),
@@ -136,7 +160,7 @@ impl Open {
         let mut row = 0;
         while row < ids.len() {
             // Mostly a row is in the newest pane of its key: a run of those is dealt with in one tight loop.
-            let (newest, windows) = (&self.newest[..], &mut self.slots[..]);
+            let (newest, windows) = (&self.newest[..], &mut self.slots);
             let run = slots.len();
             slots.extend(ids[row..].iter().zip(&times[row..]).map_while(|(id, time)| {
                 if *time < start || *time >= end {
@@ -243,14 +267,69 @@ impl Open {
         }
     }
 
-    /// Sets another limit; windows that are open beyond it stay.
-    pub fn limit(&mut self, windows_max: usize) {
-        self.windows_max = windows_max;
-    }
-
     /// Gives a slot back that is in no list any more.
     pub fn give_back(&mut self, slot: u32) {
+        *self.get_mut(slot) = Slot::default();
         self.free.push(slot);
+    }
+
+    /// Writes the windows down, by slot.
+    pub fn save(&mut self, state: &mut StateWriter) {
+        state.chunks("windows", FIELDS, &mut self.slots);
+    }
+
+    /// Takes the windows back, for keys up to this id, exclusive, of which `is_live` says whether they are there. What
+    /// was open stays, also if the limit is lower now.
+    ///
+    /// # Errors
+    /// If the state is damaged.
+    pub fn load(
+        &mut self,
+        state: &mut StateReader<'_>,
+        keys: usize,
+        is_live: impl Fn(u32) -> bool,
+    ) -> Result<()> {
+        *self = Self { slots: Chunks::load(state)?, ..Self::new(self.windows_max) };
+        self.grow_keys(keys);
+        let mut listed: Vec<(u32, Slot)> = (0u32..).zip(self.slots.iter().copied()).collect();
+        // What is free is taken from the end, so that the first slots are used first.
+        self.free =
+            listed.iter().rev().filter(|(_, slot)| slot.key == NONE).map(|(index, _)| *index).collect();
+        listed.retain(|(_, slot)| slot.key != NONE);
+        let range = -EDGE_MAX..=EDGE_MAX;
+        let is_window = |slot: &Slot| {
+            slot.start < slot.end
+                && slot.rows > 0
+                && range.contains(&slot.start)
+                && range.contains(&slot.end)
+                && (slot.key as usize) < keys
+                && is_live(slot.key)
+        };
+        listed.sort_unstable_by_key(|(_, slot)| (slot.key, slot.start));
+        let mut sound = listed.iter().all(|(_, slot)| is_window(slot));
+        for (index, slot) in listed {
+            if !sound {
+                break;
+            }
+            let (key, older) = (slot.key as usize, self.newest(slot.key));
+            match older {
+                NONE => self.oldest[key] = index,
+                older => {
+                    sound = self.get(older).end <= slot.start;
+                    self.get_mut(older).newer = index;
+                }
+            }
+            self.get_mut(index).older = older;
+            self.newest[key] = index;
+            self.per_key[key] += 1;
+            sound &= self.per_key[key] <= PER_KEY_MAX;
+            self.listed += 1;
+        }
+        if !sound {
+            return Err(Error::state("saved windows do not fit together"));
+        }
+        self.settle();
+        Ok(())
     }
 
     /// Finds the least end of all windows again, after some were taken out.

@@ -12,7 +12,7 @@ use super::emit::{self, Column, Due, EMIT_ROWS, Tags};
 use super::open::{NONE, Open, Slot};
 use crate::core::keys::REFUSED;
 use crate::core::{EventTime, Keys, Operator, Output, StateReader, StateWriter, schema};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Times beyond this, either side of 1970 (36,000 years), are in no window: near the ends of an `i64` the
 /// edges of windows could not be computed.
@@ -49,7 +49,6 @@ pub(super) struct Window {
     schema: SchemaRef,
     keys: Keys,
     key_ttl: Option<Duration>,
-    windows_max: usize,
     watermark: EventTime,
     open: Open,
     due: Vec<Due>,
@@ -86,7 +85,6 @@ impl Window {
             schema,
             keys,
             key_ttl,
-            windows_max,
             watermark: EventTime::MIN,
             open: Open::new(windows_max),
             due: Vec::new(),
@@ -452,47 +450,25 @@ impl Operator for Window {
         Ok(())
     }
 
-    fn save(&self, state: &mut StateWriter) {
+    fn save(&mut self, state: &mut StateWriter) {
         debug_assert!(self.due.is_empty(), "nothing waits between two calls");
         state.value(&self.watermark);
         self.keys.save(state);
-        state.value(&(self.open.len() as u64));
-        for key in 0..self.open.keys() {
-            for slot in self.open.oldest_first(key) {
-                let Slot { start, end, rows, key, .. } = *self.open.get(slot);
-                state.value(&(key, start, end, rows));
-                for slab in self.columns.iter().flat_map(|column| &column.slabs) {
-                    slab.save(slot, state);
-                }
-            }
+        self.open.save(state);
+        for column in &mut self.columns {
+            column.slabs.iter_mut().for_each(|slab| slab.save(&column.name, state));
         }
     }
 
     fn load(&mut self, state: &mut StateReader<'_>) -> Result<()> {
         self.watermark = state.value()?;
         self.keys.load(state)?;
-        self.open.grow_keys(self.keys.capacity());
-        // What was open stays, also if the limit is lower now.
-        self.open.limit(usize::MAX);
-        let windows: u64 = state.value()?;
-        for _ in 0..windows {
-            let (key, start, end, rows): (u32, i64, i64, u64) = state.value()?;
-            let range = -4 * TIME_MAX..=4 * TIME_MAX;
-            let newest = self.open.newest(key);
-            let sound = start < end
-                && rows > 0
-                && range.contains(&start)
-                && range.contains(&end)
-                && self.keys.is_live(key)
-                && (newest == NONE || self.open.get(newest).end <= start);
-            let slot = sound.then(|| self.open.open(key, NONE, start, end)).flatten();
-            let slot = slot.ok_or_else(|| Error::state("saved windows do not fit together"))?;
-            self.open.get_mut(slot).rows = rows;
-            for slab in self.columns.iter_mut().flat_map(|column| &mut column.slabs) {
-                slab.load(slot, state)?;
-            }
+        let keys = &self.keys;
+        self.open.load(state, keys.capacity(), |id| keys.is_live(id))?;
+        let slots = self.open.slots();
+        for slab in self.columns.iter_mut().flat_map(|column| &mut column.slabs) {
+            slab.load(state, slots)?;
         }
-        self.open.limit(self.windows_max);
         self.tags.forget();
         Ok(())
     }

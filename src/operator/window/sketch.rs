@@ -6,8 +6,7 @@
 //! of the mantissa, read straight from the value's bits. That needs more bins per octave than a true logarithm
 //! (64 against 35), but no call of `ln`: it is fast and gives the same bits on every machine.
 
-use crate::core::{StateReader, StateWriter};
-use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
 
 /// Bins of one octave.
 const BINS: usize = 64;
@@ -20,20 +19,23 @@ const SHIFT: u32 = 46;
 #[cfg(test)]
 const ERROR_MAX: f64 = 1.0 / 128.0;
 
-/// The most octaves of one sketch, both signs together; they take 16 KiB. Where values range wider, those
-/// nearest zero count as zero, which keeps their error below 2⁻¹⁵ of the greatest magnitude.
-const OCTAVES_MAX: usize = 32;
+/// The most octaves of one sketch, both signs together; they take 6 KiB. Where values range wider (beyond 1 : 16 million
+/// of one sign, 1 : 4,096 of both), those nearest zero count as zero, which keeps their error below 2⁻¹¹ of the greatest
+/// magnitude.
+const OCTAVES_MAX: usize = 24;
 
 /// The greatest exponent field of a finite value.
 const EXPONENT_MAX: u16 = 2046;
 
 /// How many values fell into which bin. Only octaves with values in them are kept, in the order of the values.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(into = "Saved", try_from = "Saved")]
 pub(super) struct Sketch {
     /// The exponent field of each octave, negative for negative values.
     octaves: Vec<i16>,
-    /// The counts of each octave's bins, by magnitude: those of octave `n` from `n * BINS` on.
-    counts: Vec<u64>,
+    /// The counts of each octave's bins, by magnitude: those of octave `n` from `n * BINS` on. One that is full stays so:
+    /// four billion rows beside each other.
+    counts: Vec<u32>,
     /// How many values were zero, too small for a normal `f64`, or below the floor.
     zeros: u64,
     /// Octaves with exponent fields below this count as zero; raised when there are too many.
@@ -47,6 +49,10 @@ fn place(value: f64) -> (i16, usize) {
     (if value < 0.0 { -octave } else { octave }, magnitude as usize % BINS)
 }
 
+fn sum(counts: &[u32]) -> u64 {
+    counts.iter().map(|count| u64::from(*count)).sum()
+}
+
 /// The value in the middle of a bin.
 fn middle(octave: i16, bin: usize) -> f64 {
     let magnitude = u64::from(octave.unsigned_abs()) * BINS as u64 + bin as u64;
@@ -55,7 +61,7 @@ fn middle(octave: i16, bin: usize) -> f64 {
 
 impl Sketch {
     /// Bytes of all octaves that there can be.
-    pub const HEAP_BYTES_MAX: usize = OCTAVES_MAX * (BINS * size_of::<u64>() + size_of::<i16>());
+    pub const HEAP_BYTES_MAX: usize = OCTAVES_MAX * (BINS * size_of::<u32>() + size_of::<i16>());
 
     /// Takes in a finite value.
     #[inline]
@@ -65,11 +71,12 @@ impl Sketch {
     }
 
     #[inline]
-    fn add(&mut self, octave: i16, bin: usize, count: u64) {
+    fn add(&mut self, octave: i16, bin: usize, count: u32) {
         // Few octaves, and values jump between them: counting the lesser ones mispredicts nothing.
         let lesser: usize = self.octaves.iter().map(|other| usize::from(*other < octave)).sum();
         if self.octaves.get(lesser) == Some(&octave) {
-            self.counts[lesser * BINS + bin] += count;
+            let counted = &mut self.counts[lesser * BINS + bin];
+            *counted = counted.saturating_add(count);
         } else {
             self.open(lesser, octave, bin, count);
         }
@@ -77,9 +84,9 @@ impl Sketch {
 
     /// Takes a value in whose octave is not there.
     #[cold]
-    fn open(&mut self, at: usize, octave: i16, bin: usize, count: u64) {
+    fn open(&mut self, at: usize, octave: i16, bin: usize, count: u32) {
         if octave == 0 || octave.unsigned_abs() < self.floor {
-            self.zeros += count;
+            self.zeros = self.zeros.saturating_add(u64::from(count));
             return;
         }
         self.octaves.insert(at, octave);
@@ -97,14 +104,15 @@ impl Sketch {
         self.floor = self.floor.max(floor);
         while let Some(low) = self.octaves.iter().position(|octave| octave.unsigned_abs() < self.floor) {
             self.octaves.remove(low);
-            self.zeros += self.counts.drain(low * BINS..(low + 1) * BINS).sum::<u64>();
+            let below = self.counts.drain(low * BINS..(low + 1) * BINS);
+            self.zeros = below.fold(self.zeros, |zeros, count| zeros.saturating_add(u64::from(count)));
         }
     }
 
     /// Takes in all that another sketch has. The result is that of one sketch of all values.
     pub fn merge(&mut self, other: &Self) {
         self.raise_floor(other.floor);
-        self.zeros += other.zeros;
+        self.zeros = self.zeros.saturating_add(other.zeros);
         for (octave, bin, count) in other.bins() {
             self.add(octave, bin, count);
         }
@@ -118,7 +126,7 @@ impl Sketch {
     }
 
     /// The bins with something in them but that of zero: octave, bin, count. In order of octaves.
-    fn bins(&self) -> impl Iterator<Item = (i16, usize, u64)> {
+    fn bins(&self) -> impl Iterator<Item = (i16, usize, u32)> {
         let octaves = self.octaves.iter().zip(self.counts.chunks_exact(BINS));
         octaves
             .flat_map(|(octave, counts)| counts.iter().enumerate().map(|(bin, count)| (*octave, bin, *count)))
@@ -128,7 +136,7 @@ impl Sketch {
     /// The value at a share of the way through the sorted values: that of rank ⌊share × (n − 1)⌋ from 0,
     /// within 1 %. Nothing if there are no values.
     pub fn quantile(&self, share: f64) -> Option<f64> {
-        let total = self.zeros + self.counts.iter().sum::<u64>();
+        let total = self.zeros.saturating_add(sum(&self.counts));
         let mut left = (share * total.checked_sub(1)? as f64) as u64;
         let mut is_zero_passed = false;
         for (octave, counts) in self.octaves.iter().zip(self.counts.chunks_exact(BINS)) {
@@ -138,15 +146,15 @@ impl Sketch {
                 }
                 (left, is_zero_passed) = (left - self.zeros, true);
             }
-            let inside: u64 = counts.iter().sum();
+            let inside = sum(counts);
             if left >= inside {
                 left -= inside;
                 continue;
             }
             // The greater the magnitude of a negative value, the earlier it comes.
-            let mut passed = |count: &u64| {
-                let is_here = left < *count;
-                left = left.saturating_sub(*count);
+            let mut passed = |count: &u32| {
+                let is_here = left < u64::from(*count);
+                left = left.saturating_sub(u64::from(*count));
                 is_here
             };
             let bin = match *octave < 0 {
@@ -157,28 +165,30 @@ impl Sketch {
         }
         Some(0.0)
     }
+}
 
-    /// Writes it into a node's state.
-    pub fn save(&self, state: &mut StateWriter) {
-        let bins: Vec<(i16, u8, u64)> =
-            self.bins().map(|(octave, bin, count)| (octave, bin as u8, count)).collect();
-        state.value(&(self.zeros, self.floor, bins));
+/// As which it is written: the values counted as zero, the floor, and the bins with something in them.
+type Saved = (u64, u16, Vec<(i16, u8, u32)>);
+
+impl From<Sketch> for Saved {
+    fn from(sketch: Sketch) -> Self {
+        let bins = sketch.bins().map(|(octave, bin, count)| (octave, bin as u8, count)).collect();
+        (sketch.zeros, sketch.floor, bins)
     }
+}
 
-    /// Takes it back.
-    ///
-    /// # Errors
-    /// If it is none that [`Sketch::save`] could have written.
-    pub fn load(state: &mut StateReader<'_>) -> Result<Self> {
-        let (zeros, floor, bins): (u64, u16, Vec<(i16, u8, u64)>) = state.value()?;
+impl TryFrom<Saved> for Sketch {
+    type Error = &'static str;
+
+    fn try_from((zeros, floor, bins): Saved) -> std::result::Result<Self, Self::Error> {
         let sound = floor <= EXPONENT_MAX
             && bins.is_sorted_by_key(|(octave, bin, _)| (*octave, *bin))
             && bins.iter().all(|(octave, bin, _)| {
                 (floor.max(1)..=EXPONENT_MAX).contains(&octave.unsigned_abs()) && usize::from(*bin) < BINS
             })
-            && bins.iter().try_fold(zeros, |sum, (.., count)| sum.checked_add(*count)).is_some();
+            && bins.len() <= OCTAVES_MAX * BINS;
         if !sound {
-            return Err(Error::state("a saved sketch is damaged"));
+            return Err("a damaged sketch");
         }
         let mut sketch = Self { zeros, floor, ..Self::default() };
         bins.iter().for_each(|(octave, bin, count)| sketch.add(*octave, usize::from(*bin), *count));
@@ -250,7 +260,7 @@ mod tests {
             let (found, wanted) = (sketch.quantile(share).unwrap(), exact(&values, share));
             let error = (found - wanted).abs();
             assert!(
-                error <= ERROR_MAX * wanted.abs() || error <= greatest / 32768.0,
+                error <= ERROR_MAX * wanted.abs() || error <= greatest / 2048.0,
                 "{share}: {found} {wanted}"
             );
         }
@@ -259,11 +269,11 @@ mod tests {
     #[test]
     fn what_one_sketch_gave_up_is_given_up_when_merged() {
         let octave = |octave: i32| f64::from(octave).exp2();
-        let wide: Vec<f64> = (0..17).map(octave).chain((0..16).map(|n| -octave(n))).collect();
+        let wide: Vec<f64> = (0..13).map(octave).chain((0..12).map(|n| -octave(n))).collect();
         let low = [octave(-1), octave(-1)];
         let mut merged = sketch(&low);
         merged.merge(&sketch(&wide));
-        assert_eq!((merged.zeros, merged.octaves.len()), (4, 31));
+        assert_eq!((merged.zeros, merged.octaves.len()), (4, 23));
         assert_eq!(merged, sketch(&[&wide[..], &low].concat()));
     }
 
@@ -283,16 +293,13 @@ mod tests {
             let (found, wanted) = (merged.quantile(share).unwrap(), exact(&values, share));
             prop_assert!((found - wanted).abs() <= 0.01 * wanted.abs(), "{} {}", found, wanted);
 
-            let mut state = StateWriter::new();
-            merged.save(&mut state);
-            let bytes = state.finish().unwrap();
-            prop_assert_eq!(Sketch::load(&mut StateReader::new(&bytes)).unwrap(), merged);
+            let bytes = postcard::to_stdvec(&merged).unwrap();
+            prop_assert_eq!(postcard::from_bytes::<Sketch>(&bytes).unwrap(), merged);
         }
     }
 
     #[test]
     fn a_damaged_sketch_is_refused() {
-        type Saved = (u64, u16, Vec<(i16, u8, u64)>);
         let table: [Saved; 7] = [
             (0, 0, vec![(0, 1, 1)]),
             (0, 0, vec![(2047, 1, 1)]),
@@ -300,13 +307,11 @@ mod tests {
             (0, 0, vec![(5, 64, 1)]),
             (0, 0, vec![(5, 2, 1), (5, 1, 1)]),
             (0, 9, vec![(5, 2, 1)]),
-            (1, 0, vec![(5, 2, u64::MAX)]),
+            (1, 0, vec![(5, 2, 1); OCTAVES_MAX * BINS + 1]),
         ];
         for saved in table {
-            let mut state = StateWriter::new();
-            state.value(&saved);
-            let bytes = state.finish().unwrap();
-            assert!(Sketch::load(&mut StateReader::new(&bytes)).is_err());
+            let bytes = postcard::to_stdvec(&saved).unwrap();
+            assert!(postcard::from_bytes::<Sketch>(&bytes).is_err());
         }
     }
 }

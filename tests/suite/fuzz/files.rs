@@ -11,9 +11,12 @@ use arrow::datatypes::Int32Type;
 use tidegate::codec::frame::{FrameDecoder, FrameEncoder, FrameOptions, FrameReader, Limits};
 use tidegate::codec::stage::{Dictionary, Stage};
 use tidegate::core::schema::time_array;
-use tidegate::core::{Barrier, Change, Commit, Epoch, EventTime, Now, Position, Record, Snapshot, Stamped};
+use tidegate::core::{
+    Barrier, Change, Commit, Epoch, EventTime, Now, Position, Record, Snapshot, Stamped, State,
+};
 use tidegate::model::{Kernel, ModelFile, TrainingData, TrainingOptions, train, verify};
 use tidegate::store::journal::Writer;
+use tidegate::store::recovery::Saver;
 use tidegate::store::{Log, LogOptions, LogRecord, Memory, Store, checkpoint, recovery};
 
 use super::{Target, fuzz};
@@ -179,14 +182,17 @@ fn segments_of_the_log() {
 
 const CHECKPOINT: &str = "checkpoint/00000000000000000003.ckpt";
 const CHECKPOINT_HEAD_BYTES: usize = 64;
+const CHECKPOINT_FOOT_BYTES: usize = 24;
 
 fn checkpoint_seeds() -> Vec<Vec<u8>> {
     let memory = Memory::new();
     let mut store = memory.clone();
     let node = |name: &str, state: Vec<u8>| tidegate::core::NodeState {
         name: name.to_owned(),
+        kind: "window".to_owned(),
         fingerprint: tidegate::core::Fingerprint(7),
-        state,
+        state: State::of_bytes(state),
+        model: None,
         watermark: 12,
         idle: false,
         edges: vec![tidegate::core::snapshot::EdgeState::START; 2],
@@ -204,36 +210,31 @@ fn checkpoint_seeds() -> Vec<Vec<u8>> {
         sources: vec![Some(position.clone())],
         sinks: vec![position],
     };
-    let names = ["a".to_owned()];
-    recovery::save(&mut store, &commit, Now::ZERO, &names, &names).unwrap();
+    let names = vec!["a".to_owned()];
+    Saver::new(names.clone(), names).save(&mut store, &commit, Now::ZERO).unwrap();
     vec![memory.contents(CHECKPOINT).unwrap()]
 }
 
-/// Right checksums for the head and for each section that can be found from the one before.
+/// Right checksums for the head and for the manifest, where the foot says that it is.
 fn reseal_checkpoint(bytes: &mut Vec<u8>) {
-    if bytes.len() < CHECKPOINT_HEAD_BYTES {
+    let Some(foot) =
+        bytes.len().checked_sub(CHECKPOINT_FOOT_BYTES).filter(|foot| *foot >= CHECKPOINT_HEAD_BYTES)
+    else {
         return;
-    }
+    };
     // Another epoch than the name's would be the end of it.
     bytes[16..24].copy_from_slice(&3u64.to_le_bytes());
     let crc = crc32fast::hash(&bytes[..60]).to_le_bytes();
     bytes[60..64].copy_from_slice(&crc);
-    let (mut at, mut number) = (CHECKPOINT_HEAD_BYTES, 0u32);
-    while at + 12 <= bytes.len() {
-        let name = u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
-        let body = u64::from_le_bytes(bytes[at + 4..at + 12].try_into().unwrap());
-        let end = (at + 12 + name).saturating_add(usize::try_from(body).unwrap_or(usize::MAX));
-        if end.saturating_add(4) > bytes.len() {
-            return;
-        }
-        let mut crc = crc32fast::Hasher::new();
-        crc.update(&3u64.to_le_bytes());
-        crc.update(&number.to_le_bytes());
-        crc.update(&bytes[at..end]);
-        let crc = crc.finalize().to_le_bytes();
-        bytes[end..end + 4].copy_from_slice(&crc);
-        (at, number) = (end + 4, number + 1);
-    }
+    let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+    let (offset, length) = (number(foot), number(foot + 8));
+    let Some(end) = offset.checked_add(length).filter(|end| *end <= foot as u64) else { return };
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&3u64.to_le_bytes());
+    crc.update(&bytes[offset as usize..end as usize]);
+    let crc = crc.finalize().to_le_bytes();
+    bytes[foot + 16..foot + 20].copy_from_slice(&crc);
+    bytes[foot + 20..].copy_from_slice(b"end\n");
 }
 
 #[test]
