@@ -58,7 +58,8 @@ impl Oracle {
         let before = std::mem::replace(&mut self.variant, variant);
         if (before.sum_name(), before.window_us()) != (variant.sum_name(), variant.window_us()) {
             self.windows.clear();
-            self.told = i64::MIN;
+            // It hears how far its inputs are; where they have ended it waits until they say so again.
+            self.told = if self.watermark == i64::MAX { i64::MIN } else { self.watermark };
         }
         if before.once_meaning() != variant.once_meaning() {
             self.seen.clear();
