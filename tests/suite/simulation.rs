@@ -1,7 +1,7 @@
 //! The simulated world over many seeds, and the proof that it sees: every planted mistake is found within a thousand.
 //!
 //! A failing seed is printed with what it broke; `SEED=… cargo test --test suite one_world -- --ignored` runs that
-//! one alone. `SEEDS=10000 cargo test --release --test suite many_worlds -- --ignored` runs many.
+//! one alone; `LOG=1` as one that must have a log, as those with planted mistakes are. `SEEDS=10000 cargo test --release --test suite many_worlds -- --ignored` runs many.
 
 use tidegate::builtin;
 use tidegate::registry::{BatchLimits, Built, Context, InputSchema, NoFiles};
@@ -120,5 +120,6 @@ fn many_worlds() {
 #[ignore = "one world alone, for a seed that failed: SEED=… cargo test --test suite one_world -- --ignored"]
 fn one_world() {
     let seed = number_of("SEED").unwrap_or(0);
-    println!("{:?}", run(seed..seed + 1, Options::default()));
+    let log = std::env::var("LOG").ok().map(|text| text == "1");
+    println!("{:?}", run(seed..seed + 1, Options { log, ..Options::default() }));
 }

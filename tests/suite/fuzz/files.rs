@@ -102,7 +102,7 @@ const SEGMENT_HEAD_BYTES: usize = 32;
 const BLOCK_HEAD_BYTES: usize = 32;
 
 /// Right checksums for the head of a segment and for each block that can be found from the one before.
-fn reseal_segment(bytes: &mut Vec<u8>) {
+fn reseal_segment(bytes: &mut [u8]) {
     if bytes.len() < SEGMENT_HEAD_BYTES {
         return;
     }
@@ -159,7 +159,7 @@ fn segments_of_the_log() {
             name: "log segment",
             seeds: seeds.to_vec(),
             words: &[b"TGBK"],
-            reseal: Some(&reseal_segment),
+            reseal: Some(reseal_segment),
             read: &read_segment,
             // A compressed block may hold what any block may: 64 MiB. Twice that while it is taken into memory.
             request_bytes_max: &|_| 160 << 20,
@@ -216,7 +216,7 @@ fn checkpoint_seeds() -> Vec<Vec<u8>> {
 }
 
 /// Right checksums for the head and for the manifest, where the foot says that it is.
-fn reseal_checkpoint(bytes: &mut Vec<u8>) {
+fn reseal_checkpoint(bytes: &mut [u8]) {
     let Some(foot) =
         bytes.len().checked_sub(CHECKPOINT_FOOT_BYTES).filter(|foot| *foot >= CHECKPOINT_HEAD_BYTES)
     else {
@@ -244,7 +244,7 @@ fn checkpoints() {
             name: "checkpoint",
             seeds: checkpoint_seeds(),
             words: &[b"\"sources\":", b"ends", b"snapshot"],
-            reseal: Some(&reseal_checkpoint),
+            reseal: Some(reseal_checkpoint),
             read: &|bytes| {
                 let mut memory = Memory::new();
                 memory.plant(CHECKPOINT, bytes.to_vec());
@@ -270,7 +270,7 @@ fn stages() -> Vec<Stage> {
     ]
 }
 
-fn reseal_frame(bytes: &mut Vec<u8>) {
+fn reseal_frame(bytes: &mut [u8]) {
     if bytes.len() < 24 {
         return;
     }
@@ -313,7 +313,7 @@ fn frames() {
                 name: &format!("frame, {stage:?}").chars().take(24).collect::<String>(),
                 seeds: seeds.to_vec(),
                 words: &[b"\x89TGF"],
-                reseal: Some(&reseal_frame),
+                reseal: Some(reseal_frame),
                 read: &read,
                 request_bytes_max: &|length| RAW_BYTES_MAX + (256 << 10) + 8 * length,
             },
@@ -322,7 +322,7 @@ fn frames() {
     }
 }
 
-fn reseal_model(bytes: &mut Vec<u8>) {
+fn reseal_model(bytes: &mut [u8]) {
     const HEADER_BYTES: usize = 128;
     if bytes.len() < HEADER_BYTES {
         return;
@@ -348,7 +348,7 @@ fn model_files() {
             name: "model file",
             seeds: vec![bytes],
             words: &[b"temp"],
-            reseal: Some(&reseal_model),
+            reseal: Some(reseal_model),
             read: &|bytes| {
                 let read = ModelFile::read(bytes);
                 let runs = verify(bytes, &names, Kernel::Scalar).is_ok();

@@ -25,7 +25,7 @@ struct Target<'a> {
     /// Pieces that mean something in its grammar.
     words: &'a [&'a [u8]],
     /// Puts checksums right.
-    reseal: Option<&'a dyn Fn(&mut Vec<u8>)>,
+    reseal: Option<fn(&mut [u8])>,
     /// Reads; whether there was anything to read. What is read must hold together: it asserts.
     read: &'a dyn Fn(&[u8]) -> bool,
     /// The largest request for memory that an input may cause, by its length.
