@@ -97,6 +97,8 @@ pub struct Entrance {
     pub acknowledgements: mpsc::UnboundedSender<Position>,
     /// Whether it has said its end already.
     pub ended: bool,
+    /// Whether it was open before: it knows its positions, and one that was opened anew knows none from before.
+    pub goes_on: bool,
 }
 
 /// Told when a source or sink is open, or why not.
@@ -185,7 +187,7 @@ impl Ends {
                 Some(known)
                     if reopen == Reopen::None || (reopen == Reopen::Acknowledging && !known.acknowledges) =>
                 {
-                    entrances.push(known.entrance());
+                    entrances.push(known.entrance(true));
                     self.sources.push(known);
                     continue;
                 }
@@ -224,7 +226,7 @@ impl Ends {
                 connected,
                 task: tokio::spawn(source_task::run(object, lines)),
             };
-            entrances.push(started.entrance());
+            entrances.push(started.entrance(false));
             self.sources.push(started);
         }
         (entrances, opened)
@@ -359,11 +361,12 @@ impl Ends {
 }
 
 impl RunningSource {
-    fn entrance(&self) -> Entrance {
+    fn entrance(&self, goes_on: bool) -> Entrance {
         Entrance {
             id: self.id,
             acknowledgements: self.acknowledgements.clone(),
             ended: self.ended.load(Ordering::Relaxed),
+            goes_on,
         }
     }
 }

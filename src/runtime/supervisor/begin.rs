@@ -243,9 +243,10 @@ impl Supervisor {
         let (entrances, opened) = self.ends.take_sources(planned, positions, run.reopen, &run.metrics).await;
         run.opened.extend(opened);
         if run.has_log {
-            // What the log holds is safe, whoever was told so before.
+            // What the log holds is safe, whoever was told so before. A source that was opened anew counts from its start:
+            // the position of another life would call safe what it has not even given yet.
             for (entrance, position) in entrances.iter().zip(positions) {
-                position.iter().for_each(|position| {
+                position.iter().filter(|_| entrance.goes_on).for_each(|position| {
                     let _ = entrance.acknowledgements.send(position.clone());
                 });
             }
