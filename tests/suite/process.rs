@@ -286,8 +286,9 @@ fn every_variant_of_the_benchmark_does_its_work() {
         text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let variants = lines.iter().filter(|line| line["variant"].is_string());
     let taken: Vec<_> = variants.map(|line| line["runs"][0]["messages"].as_u64().unwrap()).collect();
-    // Five variants at QoS 0 and 1; starts with and without a log.
-    assert_eq!((taken, lines.len()), (vec![3000; 10], 12));
+    // Five variants and sensors that connect, with a log and at QoS 0 without one too; starts with and
+    // without a log.
+    assert_eq!((taken, lines.len()), (vec![3000; 13], 15));
 }
 
 #[test]

@@ -49,6 +49,7 @@ impl Supervisor {
     ) -> Result<Run> {
         let has_log = pipeline.has_log() && self.data.is_some();
         let metrics = self.metrics_of(&pipeline, has_log);
+        metrics.set_committed(ready.recovered.epoch);
         let Pipeline { settings, sources, sinks, digest, .. } = pipeline;
         let Ready { engine, recovered, .. } = ready;
         self.generation += 1;
