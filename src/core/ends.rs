@@ -86,7 +86,7 @@ pub struct SourceBatch {
 /// Where data enters.
 #[async_trait]
 pub trait Source: Send {
-    /// Connects or opens, from the start or from a position that was committed.
+    /// Connects or opens, from the start or from a position that is safe: nothing before it is acknowledged again.
     ///
     /// # Errors
     /// What cannot be helped by trying again; a peer that is merely away is waited for in `next`.

@@ -174,7 +174,13 @@ impl Source for Count {
             return Err(tidegate::Error::config("there is nothing at this address"));
         }
         self.given = from.map_or(Ok(0), Position::get)?;
-        self.stage.with(|state| *state.opened.entry(self.name.clone()).or_default() += 1);
+        self.stage.with(|state| {
+            *state.opened.entry(self.name.clone()).or_default() += 1;
+            // Where it goes on from is safe.
+            if from.is_some() {
+                state.acknowledged.insert(self.name.clone(), self.given);
+            }
+        });
         Ok(())
     }
 
