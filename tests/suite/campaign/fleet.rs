@@ -49,6 +49,8 @@ pub struct Plan {
     pub messages: u64,
     pub connections: u64,
     pub lead_max: u64,
+    /// Whether what is between may lose messages that it has acknowledged.
+    pub may_lose: bool,
 }
 
 /// Publishes all messages, waits until all are acknowledged, then does the same with one that closes every window.
