@@ -112,12 +112,31 @@ fn in_words(health: &PipelineHealth) -> String {
             0 => String::new(),
             epochs => format!(", {epochs} epochs wait for it"),
         };
-        let _ = writeln!(text, "  sink   {:<16} {} rows{owed}", sink.sink, sink.rows);
+        let spool = sink.spool.as_ref().map_or(String::new(), |spool| format!(", {}", spool.in_words()));
+        let spool = plain(&spool);
+        let _ = writeln!(text, "  sink   {:<16} {} rows{owed}{spool}", sink.sink, sink.rows);
+    }
+    if let Some(letters) = health.dead_letters.as_ref().filter(|letters| letters.bytes > 0) {
+        let (size, rows) = (about(letters.bytes), letters.rows);
+        let _ = writeln!(text, "  dead letters            {size}, {rows} rows since the start");
     }
     for problem in &health.problems {
-        let _ = writeln!(text, "  ! {problem}");
+        let _ = writeln!(text, "  ! {}", plain(problem));
     }
     text
+}
+
+/// Control characters made visible: what a peer answers must not steer a terminal.
+fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            plain.extend(character.escape_default());
+        } else {
+            plain.push(character);
+        }
+    }
+    plain
 }
 
 #[cfg(test)]
@@ -131,7 +150,11 @@ mod tests {
                 "sources":[{"source":"plant","connected":false,"rows":12,"seconds_since_rows":43.0,"waits_for":"sink `cloud`"}],
                 "engine":{"does":"waits for sink `cloud` to take rows","seconds":43.0},
                 "log":{"bytes":19083878,"does":"idle","seconds":0.1},
-                "sinks":[{"sink":"cloud","rows":7,"epochs_owed":2}],
+                "sinks":[{"sink":"cloud","rows":7,"epochs_owed":2},
+                    {"sink":"mill","rows":9,"epochs_owed":0,"spool":{"bytes":18874368,"bytes_max":536870912,
+                     "entries":40,"rows":400,"oldest_seconds":40.0,"dropped_rows":0,"receiver":"away",
+                     "receiver_seconds":43.0,"last_error":"connection refused"}}],
+                "dead_letters":{"bytes":4096,"rows":3,"seconds_since_last":7.0,"last":"`cloud`: no"},
                 "epochs_under_way":[{"epoch":812,"waits_for":["cloud"],"seconds":43.0}],
                 "problems":["epoch 812 waits for sink `cloud`, 43 s"]}"#,
         )
@@ -142,9 +165,13 @@ press: runs, up 2 h 1 min, epoch 811
   engine                  waits for sink `cloud` to take rows, 43 s
   log                     18 MiB, idle
   sink   cloud            7 rows, 2 epochs wait for it
+  sink   mill             9 rows, away for 43 s (connection refused), 18 MiB spooled, the oldest 40 s old
+  dead letters            4.0 KiB, 3 rows since the start
   ! epoch 812 waits for sink `cloud`, 43 s
 ";
         assert_eq!(in_words(&health), expected);
+        let health = PipelineHealth { problems: vec!["a\u{1b}[2J\nb".into()], ..health };
+        assert!(in_words(&health).ends_with("  ! a\\u{1b}[2J\\nb\n"));
         assert_eq!(in_words(&PipelineHealth::waiting("found".into())), "found: waits for messages\n");
     }
 }

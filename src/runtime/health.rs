@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::activity::{EngineDoes, Held, JournalDoes};
 use super::control::ControlHealth;
 use super::metrics::{Owed, PipelineMetrics};
+use super::sink_task::SinkCounters;
+use super::spool::{Letters, LettersHealth, SpoolHealth};
+use crate::clock::wall;
 
 /// Waiting longer than this is worth a word.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -46,6 +49,9 @@ pub struct PipelineHealth {
     /// Epochs that are not committed, and on whom they wait.
     #[serde(default)]
     pub epochs_under_way: Vec<EpochHealth>,
+    /// Its dead letters, if it keeps any.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub dead_letters: Option<LettersHealth>,
     /// Reloads, restarts of the engine, records left out.
     #[serde(default)]
     pub control: ControlHealth,
@@ -98,6 +104,9 @@ pub struct SinkHealth {
     pub rows: u64,
     /// How many epochs wait for it.
     pub epochs_owed: usize,
+    /// The spool before it and how its receiver is, where there is a spool.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub spool: Option<SpoolHealth>,
 }
 
 /// An epoch that is not committed.
@@ -135,10 +144,15 @@ impl PipelineHealth {
             log: log_health(metrics),
             sinks: sinks(metrics, &owed),
             epochs_under_way: owed.iter().map(epoch_health).collect(),
+            dead_letters: metrics.letters.get().map(Letters::health),
             control: metrics.control.health(),
             problems: Vec::new(),
         };
         health.problems.extend(health.control.problems());
+        for sink in &health.sinks {
+            health.problems.extend(sink.spool.iter().flat_map(|spool| spool.problems(&sink.sink)));
+        }
+        health.problems.extend(health.dead_letters.as_ref().and_then(LettersHealth::problem));
         if engine != EngineDoes::Idle && engine_for >= PATIENCE {
             health.problems.push(match engine {
                 EngineDoes::WaitsForSink(_) => {
@@ -214,7 +228,18 @@ fn log_health(metrics: &PipelineMetrics) -> Option<LogHealth> {
 fn sinks(metrics: &PipelineMetrics, owed: &[Owed]) -> Vec<SinkHealth> {
     let rows = metrics.totals().sink_rows;
     let owes = |name: &String| owed.iter().filter(|epoch| epoch.whom.contains(name)).count();
-    rows.into_iter().map(|(sink, rows)| SinkHealth { epochs_owed: owes(&sink), sink, rows }).collect()
+    let spool = |counters: &SinkCounters| {
+        let status = counters.spool.lock().ok()?;
+        Some(status.as_ref()?.health(wall()))
+    };
+    let sinks = rows.into_iter().zip(&metrics.sinks);
+    let sinks = sinks.map(|((sink, rows), counters)| SinkHealth {
+        epochs_owed: owes(&sink),
+        sink,
+        rows,
+        spool: spool(counters),
+    });
+    sinks.collect()
 }
 
 fn epoch_health(owed: &Owed) -> EpochHealth {

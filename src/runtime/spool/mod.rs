@@ -26,9 +26,9 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-pub use letters::Letters;
+pub use letters::{Letters, LettersHealth};
 pub use resend::{Resent, resend};
-pub use status::{Link, SpoolStatus};
+pub use status::{Link, SpoolHealth, SpoolStatus};
 
 use super::sink_task::SinkCounters;
 use crate::clock::wall;
