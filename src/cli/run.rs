@@ -9,9 +9,10 @@ use clap::Args;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use super::files::load_all;
-use super::prepare::{Prepared, Waiting, prepare, show_warnings};
+use super::files::{PipelineFile, load_all};
+use super::prepare::{Prepared, Startable, Waiting, prepare, show_warnings};
 use super::{EXIT_STOPPED_EARLY, Failure, Outcome, PipelineArgs};
+use crate::config::Planned;
 use crate::error::{Error, Result};
 use crate::registry::Registry;
 use crate::runtime::coordinator::Request;
@@ -54,37 +55,27 @@ pub fn run(args: RunArgs, registry: &Registry) -> Outcome {
             Some(text.trim().to_owned())
         }
     };
-    runtime()?.block_on(async move {
+    let runtime = runtime()?;
+    let outcome = runtime.block_on(async move {
         let stop = stop_signal()?;
         let brokers = files.iter().filter_map(|(_, planned)| planned.broker());
         for settings in brokers {
             broker::start(settings.try_into()?)?;
         }
-        let mut startable = Vec::new();
-        let mut waiting = Vec::new();
-        for (file, planned) in files {
-            match prepare(file, planned)? {
-                Prepared::Ready(pipeline) => startable.push(pipeline),
-                Prepared::Waiting(pipeline) => waiting.push(pipeline),
-            }
-        }
-        let mut running = Vec::new();
-        for pipeline in startable {
-            show_warnings(&pipeline.pipeline().warnings);
-            running.push(pipeline.start().await?);
-        }
-        let served = running.iter().map(|running| running.served.clone()).collect();
-        let names = waiting.iter().map(|waiting| waiting.name().to_owned()).collect();
-        let board = admin::Board::new(served, names);
+        let names = files.iter().map(|(_, planned)| planned.settings().name.clone()).collect();
+        let board = admin::Board::new(Vec::new(), names);
+        // Before any pipeline starts: a start that waits for a disk, say, can be asked why.
         if let Some(listen) = args.admin {
             let (address, _task) = admin::serve(listen, token, board.clone()).await?;
             info!(%address, "admin port");
         }
         reload_at_signal(board.clone())?;
-        systemd::ready();
         tokio::spawn(systemd::keep_telling(board.clone()));
-        Supervisor::new(board, running, waiting, args.watch).until_the_end(stop).await
-    })
+        Supervisor::new(board, files, args.watch).until_the_end(stop).await
+    });
+    // Threads that wait for a disk which never answers are not waited for.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// The runtime that sources, sinks and coordinators run on: one thread, since the engines have their own.
@@ -135,11 +126,42 @@ fn reload_at_signal(board: admin::Board) -> Result<()> {
     Ok(())
 }
 
-/// Waits until all pipelines have ended, or stops them when told.
+/// How far a file has come.
+enum Begun {
+    /// Its pipeline runs.
+    Running(Box<Running>),
+    /// Messages must be seen first.
+    Waiting(Box<Waiting>),
+}
+
+/// Does something on a thread that may wait for the disk: signals and the admin port are served meanwhile.
+async fn aside(
+    work: impl Future<Output = Result<Begun, Failure>> + Send + 'static,
+) -> Result<Begun, Failure> {
+    let handle = tokio::runtime::Handle::current();
+    let done = tokio::task::spawn_blocking(move || handle.block_on(work)).await;
+    done.unwrap_or_else(|error| Err(Error::data(format!("the start has failed: {error}")).into()))
+}
+
+async fn begin(file: PipelineFile, planned: Planned) -> Result<Begun, Failure> {
+    match prepare(file, planned)? {
+        Prepared::Ready(pipeline) => start(pipeline).await,
+        Prepared::Waiting(pipeline) => Ok(Begun::Waiting(Box::new(pipeline))),
+    }
+}
+
+async fn start(pipeline: Startable) -> Result<Begun, Failure> {
+    show_warnings(&pipeline.pipeline().warnings);
+    Ok(Begun::Running(Box::new(pipeline.start().await?)))
+}
+
+/// Starts all pipelines, each beside the others, and waits until they have ended, or stops them when told.
 struct Supervisor {
     board: admin::Board,
+    /// Pipelines that start.
+    starting: JoinSet<(String, Result<Begun, Failure>)>,
     /// Pipelines that wait for messages; each starts as soon as it can.
-    waiting: JoinSet<(String, Result<Running, Failure>)>,
+    waiting: JoinSet<(String, Result<Startable, Failure>)>,
     requests: Vec<tokio::sync::mpsc::Sender<Request>>,
     ends: JoinSet<(String, Result<()>)>,
     patience: Duration,
@@ -147,82 +169,68 @@ struct Supervisor {
     failure: Option<Failure>,
     /// Whether files are watched.
     watch: bool,
+    /// Whether every pipeline has started once, or waits for messages.
+    up: bool,
+    stopping: bool,
 }
 
 impl Supervisor {
-    fn new(board: admin::Board, running: Vec<Running>, pipelines: Vec<Waiting>, watch: bool) -> Self {
-        let mut waiting = JoinSet::new();
-        for pipeline in pipelines {
-            waiting.spawn(async move {
-                let name = pipeline.name().to_owned();
-                let started = async {
-                    let pipeline = pipeline.complete().await?;
-                    show_warnings(&pipeline.pipeline().warnings);
-                    pipeline.start().await
-                };
-                (name, started.await)
-            });
-        }
+    fn new(board: admin::Board, files: Vec<(PipelineFile, Planned)>, watch: bool) -> Self {
+        let settings = || files.iter().map(|(_, planned)| planned.settings());
         let mut supervisor = Self {
             board,
-            waiting,
+            patience: settings().map(|settings| settings.stop_timeout.0).max().unwrap_or_default(),
+            keeps_state: settings().all(|settings| settings.data_dir.is_some()),
+            starting: JoinSet::new(),
+            waiting: JoinSet::new(),
             requests: Vec::new(),
             ends: JoinSet::new(),
-            patience: Duration::ZERO,
-            keeps_state: true,
             failure: None,
             watch,
+            up: false,
+            stopping: false,
         };
-        running.into_iter().for_each(|running| supervisor.watch(running));
-        supervisor
-    }
-
-    fn watch(&mut self, running: Running) {
-        self.requests.push(running.requests.clone());
-        self.patience = self.patience.max(running.stop_timeout);
-        self.keeps_state &= running.keeps_state;
-        if let Some(reloader) = running.served.reloader.as_ref().filter(|_| self.watch) {
-            tokio::spawn(Arc::clone(reloader).watch(running.served.metrics().pipeline().to_owned()));
+        for (file, planned) in files {
+            let name = planned.settings().name.clone();
+            supervisor.starting.spawn(async move { (name, aside(begin(file, planned)).await) });
         }
-        self.ends.spawn(async move {
-            let name = running.served.metrics().pipeline().to_owned();
-            let outcome = match running.task.await {
-                Ok(outcome) => outcome,
-                Err(error) => Err(Error::data(format!("the pipeline's task has failed: {error}"))),
-            };
-            (name, outcome)
-        });
+        supervisor
     }
 
     async fn until_the_end(mut self, stop: tokio::sync::oneshot::Receiver<()>) -> Outcome {
         let mut stop = std::pin::pin!(stop);
-        let mut deadline = std::pin::pin!(tokio::time::sleep(Duration::from_secs(1 << 32)));
-        let mut stopping = false;
-        while !self.waiting.is_empty() || !self.ends.is_empty() {
+        let mut stop_told = false;
+        let mut give_up_at = None;
+        while !self.starting.is_empty() || !self.waiting.is_empty() || !self.ends.is_empty() {
+            if self.stopping && give_up_at.is_none() {
+                give_up_at = Some(tokio::time::Instant::now() + self.patience);
+                self.stop().await;
+            }
             tokio::select! {
                 Some(end) = self.ends.join_next() => self.ended(end),
-                Some(started) = self.waiting.join_next() => self.started(started, stopping).await,
-                _ = &mut stop, if !stopping => {
-                    stopping = true;
-                    systemd::stopping();
-                    // Who waits for messages has taken nothing that it could lose at QoS 1.
-                    self.waiting.abort_all();
-                    for request in &self.requests {
-                        let _ = request.send(Request::Stop).await;
-                    }
-                    deadline.as_mut().reset(tokio::time::Instant::now() + self.patience);
-                }
-                () = &mut deadline, if stopping => {
+                Some(begun) = self.starting.join_next() => self.begun(begun).await,
+                Some(complete) = self.waiting.join_next() => self.complete(complete),
+                _ = &mut stop, if !stop_told => (stop_told, self.stopping) = (true, true),
+                () = until(give_up_at), if give_up_at.is_some() => {
                     let code = if self.keeps_state { EXIT_STOPPED_EARLY } else { 1 };
                     warn!(
                         seconds = self.patience.as_secs(),
                         code, "not everything left in time; what was acknowledged is in the log"
                     );
-                    return Err(Failure::Code(code));
+                    return Err(self.failure.unwrap_or(Failure::Code(code)));
                 }
             }
         }
         self.failure.map_or(Ok(()), Err)
+    }
+
+    async fn stop(&mut self) {
+        systemd::stopping();
+        // Who waits for messages has taken nothing that it could lose at QoS 1.
+        self.waiting.abort_all();
+        for request in &self.requests {
+            let _ = request.send(Request::Stop).await;
+        }
     }
 
     fn ended(&mut self, end: Joined<(String, Result<()>)>) {
@@ -236,26 +244,76 @@ impl Supervisor {
         }
     }
 
-    /// A pipeline has found its columns and runs, or cannot.
-    async fn started(&mut self, started: Joined<(String, Result<Running, Failure>)>, stopping: bool) {
-        match started {
-            Ok((_, Ok(running))) => {
-                self.board.started(running.served.clone());
-                if stopping {
-                    let _ = running.requests.send(Request::Stop).await;
-                }
-                self.watch(running);
+    /// A pipeline runs, or waits for messages, or cannot start. Where one cannot at the start of the program, none runs:
+    /// whoever has begun it looks now.
+    async fn begun(&mut self, begun: Joined<(String, Result<Begun, Failure>)>) {
+        match begun {
+            Ok((_, Ok(Begun::Running(running)))) => self.running(*running).await,
+            Ok((name, Ok(Begun::Waiting(pipeline)))) if !self.stopping => {
+                self.board.waits(&name, admin::MESSAGES);
+                self.waiting.spawn(async move { (name, pipeline.complete().await) });
             }
+            Ok((_, Ok(Begun::Waiting(_)))) | Err(_) => {}
+            Ok((name, Err(failure))) if self.up => self.failed(&name, failure),
             Ok((name, Err(failure))) => {
-                match &failure {
-                    Failure::Error(error) => tracing::error!(pipeline = name, %error, "pipeline failed"),
-                    _ => tracing::error!(pipeline = name, "the pipeline does not fit the columns found"),
+                if !self.starting.is_empty() || !self.ends.is_empty() {
+                    warn!(pipeline = name, "the pipeline cannot start, so the others stop");
                 }
                 self.failure = Some(failure);
+                self.stopping = true;
             }
-            // Ended by a stop before its first message came.
-            Err(_) => {}
         }
+        if self.starting.is_empty() && !self.up && !self.stopping {
+            self.up = true;
+            systemd::ready();
+        }
+    }
+
+    async fn running(&mut self, running: Running) {
+        self.board.started(running.served.clone());
+        if self.stopping {
+            let _ = running.requests.send(Request::Stop).await;
+        }
+        self.requests.push(running.requests.clone());
+        if let Some(reloader) = running.served.reloader.as_ref().filter(|_| self.watch) {
+            tokio::spawn(Arc::clone(reloader).watch(running.served.metrics().pipeline().to_owned()));
+        }
+        self.ends.spawn(async move {
+            let name = running.served.metrics().pipeline().to_owned();
+            let outcome = match running.task.await {
+                Ok(outcome) => outcome,
+                Err(error) => Err(Error::data(format!("the pipeline's task has failed: {error}"))),
+            };
+            (name, outcome)
+        });
+    }
+
+    /// A pipeline has found its columns, or cannot.
+    fn complete(&mut self, complete: Joined<(String, Result<Startable, Failure>)>) {
+        match complete {
+            Ok((name, Ok(pipeline))) if !self.stopping => {
+                self.board.waits(&name, admin::ITS_STATE);
+                self.starting.spawn(async move { (name, aside(start(pipeline)).await) });
+            }
+            Ok((name, Err(failure))) => self.failed(&name, failure),
+            // Ended by a stop before it began.
+            Ok(_) | Err(_) => {}
+        }
+    }
+
+    fn failed(&mut self, pipeline: &str, failure: Failure) {
+        match &failure {
+            Failure::Error(error) => tracing::error!(pipeline, %error, "pipeline failed"),
+            _ => tracing::error!(pipeline, "the pipeline does not fit the columns found"),
+        }
+        self.failure = Some(failure);
+    }
+}
+
+async fn until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

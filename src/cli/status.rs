@@ -83,12 +83,13 @@ async fn ask(args: &StatusArgs) -> Result<String> {
 fn in_words(health: &PipelineHealth) -> String {
     let mut text = String::new();
     let name = &health.pipeline;
-    if let Some(whom) = &health.waits_for {
-        let _ = writeln!(text, "{name}: waits for {whom}");
+    let waits = health.waits_for.as_ref().map(|whom| format!("waits for {whom}"));
+    if let (Some(waits), true) = (&waits, health.sources.is_empty()) {
+        let _ = writeln!(text, "{name}: {waits}");
         return text;
     }
     let up = span(Duration::from_secs_f64(health.uptime_seconds));
-    let state = if health.ready { "runs" } else { "does not take rows" };
+    let state = waits.as_deref().unwrap_or(if health.ready { "runs" } else { "does not take rows" });
     let _ = writeln!(text, "{name}: {state}, up {up}, epoch {}", health.epoch);
     for source in &health.sources {
         let connected = match source.connected {
@@ -172,6 +173,9 @@ press: runs, up 2 h 1 min, epoch 811
         assert_eq!(in_words(&health), expected);
         let health = PipelineHealth { problems: vec!["a\u{1b}[2J\nb".into()], ..health };
         assert!(in_words(&health).ends_with("  ! a\\u{1b}[2J\\nb\n"));
-        assert_eq!(in_words(&PipelineHealth::waiting("found".into())), "found: waits for messages\n");
+        assert_eq!(
+            in_words(&PipelineHealth::waiting("found".into(), "messages")),
+            "found: waits for messages\n"
+        );
     }
 }

@@ -125,6 +125,8 @@ pub enum Held {
     Stopping = 4,
     /// The cut at which another graph begins.
     Reload = 5,
+    /// The log, which is given to the engine again.
+    Replay = 6,
 }
 
 impl Held {
@@ -136,7 +138,8 @@ impl Held {
             2 => Self::LogFull,
             3 => Self::RecordsBefore,
             4 => Self::Stopping,
-            _ => Self::Reload,
+            5 => Self::Reload,
+            _ => Self::Replay,
         }
     }
 }
@@ -176,6 +179,7 @@ mod tests {
             Held::RecordsBefore,
             Held::Stopping,
             Held::Reload,
+            Held::Replay,
         ];
         for held in all {
             assert_eq!(Held::of(held as u16), held);

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Duration;
 
 use axum::Router;
@@ -23,31 +23,60 @@ pub use super::served::Served;
 use crate::core::ModelOrigin;
 use crate::error::{Error, Result};
 
-/// All pipelines of this process: those that run, and those that wait for messages to find their columns.
+/// All pipelines of this process: those that run, and those that have not begun.
 #[derive(Clone)]
 pub struct Board(Arc<RwLock<Pipelines>>);
 
 struct Pipelines {
+    /// The names of all, in the order of the command line.
+    order: Vec<String>,
     running: Vec<Served>,
-    waiting: Vec<String>,
+    /// Names, and what they wait for.
+    waiting: Vec<(String, &'static str)>,
 }
 
+/// What a pipeline waits for that has not begun.
+pub const ITS_STATE: &str = "its state";
+
+/// What a pipeline waits for whose columns are unknown.
+pub const MESSAGES: &str = "messages";
+
 impl Board {
-    /// Pipelines that run, and the names of those that wait.
-    pub fn new(running: Vec<Served>, waiting: Vec<String>) -> Self {
-        Self(Arc::new(RwLock::new(Pipelines { running, waiting })))
+    /// Pipelines that run, and the names of those that are about to.
+    pub fn new(running: Vec<Served>, starting: Vec<String>) -> Self {
+        let waiting = starting.iter().map(|name| (name.clone(), ITS_STATE)).collect();
+        Self(Arc::new(RwLock::new(Pipelines { order: starting, running, waiting })))
+    }
+
+    fn change(&self) -> RwLockWriteGuard<'_, Pipelines> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One that has not begun waits for something else.
+    pub fn waits(&self, pipeline: &str, waits_for: &'static str) {
+        let mut pipelines = self.change();
+        pipelines
+            .waiting
+            .iter_mut()
+            .filter(|(name, _)| name == pipeline)
+            .for_each(|(_, whom)| *whom = waits_for);
     }
 
     /// One that waited runs.
     pub fn started(&self, served: Served) {
-        let mut pipelines = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        pipelines.waiting.retain(|name| name != served.metrics().pipeline());
+        let mut pipelines = self.change();
+        pipelines.waiting.retain(|(name, _)| name != served.metrics().pipeline());
         pipelines.running.push(served);
+        let Pipelines { order, running, .. } = &mut *pipelines;
+        running.sort_by_key(|served| {
+            let metrics = served.metrics();
+            order.iter().position(|name| name == metrics.pipeline())
+        });
     }
 
     /// The state of every pipeline.
     pub fn health(&self) -> Vec<PipelineHealth> {
-        let waiting = self.waiting().into_iter().map(PipelineHealth::waiting);
+        let waiting = self.waiting().into_iter().map(|(name, whom)| PipelineHealth::waiting(name, whom));
         self.running().iter().map(Served::health).chain(waiting).collect()
     }
 
@@ -58,8 +87,11 @@ impl Board {
         match problem {
             Some((pipeline, problem)) => format!("{pipeline}: {problem}"),
             None => {
-                let waiting = pipelines.iter().filter(|health| health.waits_for.is_some()).count();
-                format!("{} pipelines run, {waiting} wait for messages", pipelines.len() - waiting)
+                let waits = |health: &PipelineHealth| {
+                    Some(format!(", `{}` waits for {}", health.pipeline, health.waits_for.as_ref()?))
+                };
+                let waiting: Vec<String> = pipelines.iter().filter_map(waits).collect();
+                format!("{} pipelines run{}", pipelines.len() - waiting.len(), waiting.concat())
             }
         }
     }
@@ -77,7 +109,7 @@ impl Board {
         self.0.read().unwrap_or_else(PoisonError::into_inner).running.clone()
     }
 
-    fn waiting(&self) -> Vec<String> {
+    fn waiting(&self) -> Vec<(String, &'static str)> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).waiting.clone()
     }
 }
@@ -251,6 +283,9 @@ async fn reload_named(State(admin): State<Arc<Admin>>, Path(pipeline): Path<Stri
         Some(served) => {
             let (status, outcome) = reload_one(served).await;
             answer(status, &outcome)
+        }
+        None if admin.board.waiting().iter().any(|(name, _)| *name == pipeline) => {
+            refuse(StatusCode::SERVICE_UNAVAILABLE, &format!("`{pipeline}` has not begun"))
         }
         None => refuse(StatusCode::NOT_FOUND, &format!("there is no pipeline `{pipeline}`")),
     }

@@ -25,7 +25,8 @@ pub struct PipelineHealth {
     pub pipeline: String,
     /// Whether it takes rows.
     pub ready: bool,
-    /// What it waits for before it can start: `messages`, to find its columns in.
+    /// What it waits for before it takes rows: `its state`, while that is read; `messages`, to find its columns in; `the
+    /// log`, while the engine is given what the log holds.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub waits_for: Option<String>,
     /// How long it has run.
@@ -121,9 +122,9 @@ pub struct EpochHealth {
 }
 
 impl PipelineHealth {
-    /// Of a pipeline that waits for messages to find its columns in.
-    pub fn waiting(pipeline: String) -> Self {
-        Self { pipeline, waits_for: Some("messages".to_owned()), ..Self::default() }
+    /// Of a pipeline that has not begun, and what it waits for.
+    pub fn waiting(pipeline: String, waits_for: &str) -> Self {
+        Self { pipeline, waits_for: Some(waits_for.to_owned()), ..Self::default() }
     }
 
     /// Of a pipeline that runs.
@@ -131,12 +132,13 @@ impl PipelineHealth {
         let (engine, engine_for) = metrics.engine_does.get();
         let engine = EngineDoes::of(engine);
         let (held, held_for) = metrics.held.get();
+        let replays = Held::of(held) == Held::Replay;
         let held = Some(Held::of(held)).filter(|held| *held != Held::Free && held_for >= PATIENCE);
         let owed = metrics.owed();
         let mut health = Self {
             pipeline: metrics.pipeline().to_owned(),
             ready,
-            waits_for: None,
+            waits_for: replays.then(|| "the log".to_owned()),
             uptime_seconds: metrics.uptime().as_secs_f64(),
             epoch: metrics.committed(),
             sources: Vec::new(),
@@ -255,6 +257,7 @@ fn held_in_words(held: Held, engine: EngineDoes, metrics: &PipelineMetrics) -> S
     match held {
         Held::Free => String::new(),
         Held::FirstCheckpoint => "the first checkpoint".to_owned(),
+        Held::Replay => "the log, which is given to the engine again".to_owned(),
         Held::LogFull => "room in the log".to_owned(),
         Held::Stopping => "the stop that has begun".to_owned(),
         Held::Reload => "the cut at which another graph begins".to_owned(),

@@ -243,13 +243,20 @@ fn a_pipeline_that_waits_says_so_holds_nobody_up_and_ends_when_told() {
     std::fs::write(&other, ready.replace("rows.ndjson", "others.ndjson")).unwrap();
     let admin = free_port();
     let running = Running::start(&["run", &file, &other, "--admin", &format!("127.0.0.1:{admin}")]);
-    wait_for("the admin port", || request(admin, "/health").is_some());
+    let health = || {
+        let (_, text) = request(admin, "/health")?;
+        serde_json::from_str::<serde_json::Value>(&text).ok()
+    };
+    wait_for("the ready one, first because it runs", || {
+        health().is_some_and(|health| {
+            let pipelines = &health["pipelines"];
+            pipelines[0]["pipeline"] == "ready"
+                && pipelines[0]["ready"] == true
+                && pipelines[1]["pipeline"] == "found"
+                && pipelines[1]["waits_for"] == "messages"
+        })
+    });
     assert_eq!(request(admin, "/ready").unwrap().0, 503);
-    let health: serde_json::Value = serde_json::from_str(&request(admin, "/health").unwrap().1).unwrap();
-    assert_eq!(health["pipelines"][0]["pipeline"], "ready");
-    assert_eq!(health["pipelines"][0]["ready"], true);
-    assert_eq!(health["pipelines"][1]["pipeline"], "found");
-    assert_eq!(health["pipelines"][1]["waits_for"], "messages");
     let told = Instant::now();
     let (code, log) = running.terminate();
     assert_eq!(code, Some(0), "{log}");

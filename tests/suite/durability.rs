@@ -215,7 +215,7 @@ impl Seen {
 
 /// Whether `strace` is there and may trace; else it is said why not, and `TIDEGATE_REQUIRE_STRACE` makes that a
 /// failure.
-fn strace() -> bool {
+pub fn strace() -> bool {
     let tried = Command::new("strace").args(["-o", "/dev/null", "true"]).output();
     let reason = match tried {
         Ok(output) if output.status.success() => return true,

@@ -14,6 +14,7 @@ use crate::config::{LogKeys, Pipeline, PlannedSink, Renamed};
 use crate::core::{Engine, Epoch, Graph, ModelSlot, Position, Restored, SequencerSettings, Snapshot, Start};
 use crate::error::{Error, Result};
 use crate::registry::Companion;
+use crate::runtime::activity::Held;
 use crate::runtime::coordinator::{Coordinator, CoordinatorLines, Outcome, Request, Settings};
 use crate::runtime::durable::DataDir;
 use crate::runtime::ends::{CLOSING_MAX, Handover, Reopen, SinkToRun};
@@ -319,6 +320,7 @@ impl Supervisor {
         let Some(reports) = &mut run.reports else {
             return Err(Error::data("the engine has begun already"));
         };
+        run.metrics.held.begin(Held::Replay as u16);
         let mut wanted: Option<Box<Replacement>> = None;
         let patience = tokio::time::sleep(Duration::from_secs(1 << 32));
         let mut patience = std::pin::pin!(patience);
