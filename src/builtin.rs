@@ -20,6 +20,7 @@ pub fn registry() -> Registry {
         .operator::<operator::select::SelectConfig>()
         .operator::<operator::union::UnionConfig>()
         .operator::<operator::window::WindowConfig>()
+        .sink::<sink::dead_letters::DeadLettersConfig>()
         .sink::<sink::file::FileConfig>()
         .sink::<sink::http::HttpConfig>()
         .sink::<sink::mqtt::MqttConfig>()

@@ -128,7 +128,12 @@ impl SinkConfig for RowsSinkConfig {
 
     fn build(self, _context: &Context<'_>) -> Checked<BuiltSink> {
         let notes = vec!["its rows go to the program around it".to_owned()];
-        Ok(BuiltSink { sink: Box::new(ChannelSink { rows: Outlet::Missing }), peer: None, notes })
+        Ok(BuiltSink {
+            sink: Box::new(ChannelSink { rows: Outlet::Missing }),
+            peer: None,
+            letters: None,
+            notes,
+        })
     }
 }
 

@@ -14,7 +14,7 @@ use arrow::datatypes::SchemaRef;
 use schemars::{JsonSchema, Schema, schema_for};
 use serde::de::DeserializeOwned;
 
-use crate::core::{Fingerprint, ModelSlot, Operator, Peer, Port, Sink, Source};
+use crate::core::{BadMessages, Fingerprint, ModelSlot, Operator, Peer, Port, Sink, Source};
 use crate::error::Result;
 
 pub use columns::{Columns, Sampler, SplitMessages};
@@ -257,6 +257,9 @@ pub type Ask = dyn Fn() -> Vec<String> + Send + Sync;
 /// Whom a source asks for the pipeline's problems; filled in before it is opened.
 pub type Vitals = Arc<std::sync::OnceLock<Box<Ask>>>;
 
+/// The pipeline's dead letters, for a sink that writes there; filled in before it is opened.
+pub type LetterBox = Arc<std::sync::OnceLock<Box<dyn BadMessages>>>;
+
 /// Makes a source of raw messages for one topic.
 pub type Companion = Arc<dyn Fn(&str) -> Box<dyn Source> + Send + Sync>;
 
@@ -282,6 +285,8 @@ pub struct BuiltSink {
     pub sink: Box<dyn Sink>,
     /// The receiver alone, if the sink writes to one that may be away: a spool can stand before it.
     pub peer: Option<Box<dyn Peer>>,
+    /// Where the runtime puts the pipeline's dead letters, for a sink that writes there.
+    pub letters: Option<LetterBox>,
     /// What `check` should tell the user about this sink.
     pub notes: Vec<String>,
 }

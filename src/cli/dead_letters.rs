@@ -37,7 +37,8 @@ enum Command {
     #[command(after_help = "Example:
   tidegate dead-letters list --data-dir /var/lib/tidegate press-line --kind refused")]
     List(ListArgs),
-    /// Show one letter: a payload as it came, rows as NDJSON. Can be used while the pipeline runs.
+    /// Show one letter: a payload as text where it is text, else in hexadecimal digits; rows as NDJSON. Can be used while
+    /// the pipeline runs.
     #[command(after_help = "Example:
   tidegate dead-letters show --data-dir /var/lib/tidegate press-line 17")]
     Show(ShowArgs),
@@ -69,6 +70,9 @@ struct ShowArgs {
     pipeline: String,
     /// The letter's number.
     number: u64,
+    /// Print a payload byte for byte as it came.
+    #[arg(long)]
+    raw: bool,
     /// The data directory.
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
@@ -220,11 +224,31 @@ fn show(args: &ShowArgs, out: &mut dyn Write) -> Result<()> {
             if (bytes.len() as u64) < *original {
                 head("cut", &format!("the first {} of {original} bytes", bytes.len()));
             }
-            text.extend_from_slice(bytes);
+            match args.raw {
+                true => text.extend_from_slice(bytes),
+                false => text.extend_from_slice(readable(bytes).as_bytes()),
+            }
         }
         LetterBody::Rows(rows) => NdjsonWriter::new().write(rows, &mut text)?,
     }
     out.write_all(&text).map_err(|error| failed(&error))
+}
+
+/// A payload for a person: text as it is, everything else sixteen bytes to a line, with what of it is ASCII.
+fn readable(bytes: &[u8]) -> String {
+    let plain = |text: &&str| text.chars().all(|c| !c.is_control() || matches!(c, '\n' | '\r' | '\t'));
+    if let Some(text) = std::str::from_utf8(bytes).ok().filter(plain) {
+        return if text.is_empty() || text.ends_with('\n') { text.to_owned() } else { format!("{text}\n") };
+    }
+    let mut shown = String::with_capacity(bytes.len() * 5);
+    for (index, row) in bytes.chunks(16).enumerate() {
+        let digits: Vec<String> = row.iter().map(|byte| format!("{byte:02x}")).collect();
+        let ascii =
+            row.iter().map(|&byte| if (b' '..=b'~').contains(&byte) { char::from(byte) } else { '.' });
+        let ascii: String = ascii.collect();
+        shown.push_str(&format!("{:08x}  {:<47}  {ascii}\n", index * 16, digits.join(" ")));
+    }
+    shown
 }
 
 fn replay(args: &ReplayArgs, registry: &Registry) -> Outcome {
@@ -270,6 +294,23 @@ mod tests {
     use crate::store::Store;
 
     #[test]
+    fn payloads_are_readable() {
+        for (payload, expected) in [
+            (&b""[..], ""),
+            (b"{\"temp\": \"\xc2\xb0C\"", "{\"temp\": \"\u{b0}C\"\n"),
+            (b"a,b\r\n1,2\n", "a,b\r\n1,2\n"),
+            (b"\x1b[31m", "00000000  1b 5b 33 31 6d                                   .[31m\n"),
+            (
+                b"0123456789abcdef\xff",
+                "00000000  30 31 32 33 34 35 36 37 38 39 61 62 63 64 65 66  0123456789abcdef\n\
+                 00000010  ff                                               .\n",
+            ),
+        ] {
+            assert_eq!(readable(payload), expected);
+        }
+    }
+
+    #[test]
     fn letters_are_listed_and_shown_while_the_pipeline_has_its_directory() {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path();
@@ -309,7 +350,8 @@ mod tests {
         list(&args(Some(Kind::Refused)), &mut out).unwrap();
         assert_eq!(String::from_utf8_lossy(&out).lines().count(), 2);
         let mut out = Vec::new();
-        let show_args = |number| ShowArgs { pipeline: "a".to_owned(), number, data_dir: root.to_owned() };
+        let show_args =
+            |number| ShowArgs { pipeline: "a".to_owned(), number, raw: true, data_dir: root.to_owned() };
         show(&show_args(0), &mut out).unwrap();
         assert_eq!(out, b"{oops");
         assert!(show(&show_args(9), &mut out).unwrap_err().to_string().contains("no letter 9"));

@@ -310,6 +310,7 @@ impl Planner<'_> {
                     network,
                     peer: built.peer,
                     spool,
+                    letters: built.letters,
                     notes: built.notes,
                 });
             }

@@ -28,7 +28,7 @@ use std::collections::BTreeMap;
 use arrow::datatypes::SchemaRef;
 
 use crate::core::{Fingerprint, Graph, Peer, Sink, Source};
-use crate::registry::{BatchLimits, Columns, Companion, Delivery, Files, Keyed, Registry};
+use crate::registry::{BatchLimits, Columns, Companion, Delivery, Files, Keyed, LetterBox, Registry};
 
 pub use columns::{Finder, Outline, Planned, Unsampled};
 pub use diagnostic::{Diagnostic, Diagnostics, Origin, Place, Severity};
@@ -107,6 +107,8 @@ pub struct PlannedSink {
     pub peer: Option<Box<dyn Peer>>,
     /// The spool before it.
     pub spool: Option<Spooling>,
+    /// Where the runtime puts the pipeline's dead letters, if it writes there.
+    pub letters: Option<LetterBox>,
     /// What `check` should tell the user about it.
     pub notes: Vec<String>,
 }
@@ -272,6 +274,7 @@ fn assemble(text: &str, registry: &Registry, options: &Options<'_>, report: &mut
         let whole =
             limits::Whole { settings, node: &entry.node, components: &declared.components, plan: &plan };
         whole.check(report);
+        check_letter_sinks(settings, &declared.components, &plan.sinks, report);
     }
     if report.errors() > 0 {
         return None;
@@ -311,6 +314,34 @@ fn check_dead_letters(settings: &Settings, tree: &tree::Table, report: &mut Repo
         let message = "dead letters need a data directory, and there is none";
         let help = "give one with `data_dir = \"…\"` or `--data-dir`";
         report.error(&entry.node.find("dead_letters", None), message, help);
+    }
+}
+
+/// A sink that writes dead letters wants a place for them.
+fn check_letter_sinks(
+    settings: &Settings,
+    components: &[Component<'_>],
+    sinks: &[PlannedSink],
+    report: &mut Report,
+) {
+    if settings.dead_letters_bytes() > 0 {
+        return;
+    }
+    let (message, help) = match settings.data_dir {
+        None => (
+            "this sink writes dead letters, and without a data directory none are kept",
+            "give one with `data_dir = \"…\"` or `--data-dir`",
+        ),
+        Some(_) => (
+            "this sink writes dead letters, and `dead_letters = \"off\"` keeps none",
+            "remove `dead_letters` under [pipeline], or say how much room they have",
+        ),
+    };
+    for sink in sinks.iter().filter(|sink| sink.letters.is_some()) {
+        let sinks = components.iter().filter(|component| component.role == Role::Sink);
+        for component in sinks.filter(|component| component.name == sink.name) {
+            report.error(&component.node.find("type", None), message, help);
+        }
     }
 }
 

@@ -193,6 +193,31 @@ pub trait Peer: Send {
     }
 }
 
+/// A message that could not be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadMessage {
+    /// Who could not read it.
+    pub node: String,
+    /// Its topic, or what else says where it came from.
+    pub place: String,
+    /// Why.
+    pub reason: String,
+    /// Offset of the record in the input log that it came in.
+    pub offset: u64,
+    /// The message.
+    pub payload: Vec<u8>,
+}
+
+/// Where messages that could not be read are kept.
+#[async_trait]
+pub trait BadMessages: Send + Sync {
+    /// Keeps them durably, however long that takes.
+    ///
+    /// # Errors
+    /// What cannot be helped by trying again.
+    async fn keep_bad(&self, list: Vec<BadMessage>) -> Result<()>;
+}
+
 /// Where results leave.
 #[async_trait]
 pub trait Sink: Send {

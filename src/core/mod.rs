@@ -18,7 +18,7 @@ pub mod snapshot;
 pub mod state;
 
 pub use chunks::Chunks;
-pub use ends::{Attempt, DeliveryId, Parcel, Peer, Position, Refusal, Sink, Source};
+pub use ends::{Attempt, BadMessage, BadMessages, DeliveryId, Parcel, Peer, Position, Refusal, Sink, Source};
 pub use engine::{Effect, Engine};
 pub use epochs::{Commit, Epochs};
 pub use event::{Barrier, Change, Epoch, Event, EventTime, Now, Record};

@@ -1,5 +1,6 @@
-//! Sinks: where results leave. Files, brokers, HTTP.
+//! Sinks: where results leave. Files, brokers, HTTP, dead letters.
 
+pub mod dead_letters;
 pub mod encode;
 pub mod file;
 pub mod http;

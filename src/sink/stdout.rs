@@ -45,7 +45,7 @@ impl SinkConfig for StdoutConfig {
             fits.map_err(|error| vec![Problem::new("format", error.message)])?;
         }
         let sink = StdoutSink { encoder: RowEncoder::new(self.format), headed: false, buffer: Vec::new() };
-        Ok(BuiltSink { sink: Box::new(sink), peer: None, notes: Vec::new() })
+        Ok(BuiltSink { sink: Box::new(sink), peer: None, letters: None, notes: Vec::new() })
     }
 }
 

@@ -494,7 +494,12 @@ impl SinkConfig for Cloud {
     const EXAMPLES: &'static [&'static str] = &["url = \"https://example.com\""];
 
     fn build(self, _context: &Context<'_>) -> Checked<BuiltSink> {
-        Ok(BuiltSink { sink: Box::new(Nothing), peer: Some(Box::new(Nothing)), notes: Vec::new() })
+        Ok(BuiltSink {
+            sink: Box::new(Nothing),
+            peer: Some(Box::new(Nothing)),
+            letters: None,
+            notes: Vec::new(),
+        })
     }
 }
 
@@ -521,6 +526,6 @@ impl SinkConfig for Print {
     const EXAMPLES: &'static [&'static str] = &["", "format = \"csv\""];
 
     fn build(self, _context: &Context<'_>) -> Checked<BuiltSink> {
-        Ok(BuiltSink { sink: Box::new(Nothing), peer: None, notes: Vec::new() })
+        Ok(BuiltSink { sink: Box::new(Nothing), peer: None, letters: None, notes: Vec::new() })
     }
 }

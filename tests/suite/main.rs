@@ -6,6 +6,7 @@ mod allocator;
 mod bad_input;
 mod campaign;
 mod columns;
+mod dead_letters;
 mod durability;
 mod examples;
 mod fuzz;

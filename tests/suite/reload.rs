@@ -291,7 +291,12 @@ impl SinkConfig for TakeConfig {
     fn build(self, context: &Context<'_>) -> Checked<BuiltSink> {
         let (stage, name) = (stage(&self.stage), context.name.to_owned());
         let broken = self.address == "broken";
-        Ok(BuiltSink { sink: Box::new(Take { stage, name, broken }), peer: None, notes: Vec::new() })
+        Ok(BuiltSink {
+            sink: Box::new(Take { stage, name, broken }),
+            peer: None,
+            letters: None,
+            notes: Vec::new(),
+        })
     }
 }
 

@@ -3,11 +3,16 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use super::super::health::span;
-use crate::error::{Error, Result};
-use crate::store::{DeadLetters, Letter, Store};
+use super::PAUSE;
+use crate::clock::wall;
+use crate::core::{BadMessage, BadMessages};
+use crate::error::{Error, Kind, Result};
+use crate::store::{DeadLetters, Letter, LetterBody, LetterKind, Store};
 
 /// Dead letters grow as long as the last is no older than this.
 const GROWING: Duration = Duration::from_secs(600);
@@ -119,10 +124,39 @@ impl Letters {
     }
 }
 
+#[async_trait]
+impl BadMessages for Letters {
+    async fn keep_bad(&self, list: Vec<BadMessage>) -> Result<()> {
+        let wall_us = wall().micros();
+        let letter = |message: BadMessage| Letter {
+            kind: LetterKind::BadPayload,
+            node: message.node,
+            place: message.place,
+            reason: message.reason,
+            status: None,
+            wall_us,
+            offset: Some(message.offset),
+            body: LetterBody::Bytes { original: message.payload.len() as u64, bytes: message.payload },
+        };
+        let letters: Vec<Letter> = list.into_iter().map(letter).collect();
+        let mut told = false;
+        while let Err(error) = self.keep(letters.clone()).await {
+            if error.kind != Kind::Io {
+                return Err(error);
+            }
+            if !std::mem::replace(&mut told, true) {
+                warn!(%error, "dead letters cannot be written; trying for ever");
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{LetterBody, LetterKind, Memory};
+    use crate::store::Memory;
 
     #[test]
     fn they_are_a_problem_while_they_grow() {

@@ -215,7 +215,10 @@ impl Supervisor {
             tell_forsaken(data.store().as_ref(), &data.spools(), &spooled.collect::<Vec<_>>());
         }
         let sinks = sinks.into_iter().zip(&metrics.sinks).map(|(planned, counters)| {
-            let PlannedSink { name, identity, mut sink, peer, spool, .. } = planned;
+            let PlannedSink { name, identity, mut sink, peer, spool, letters, .. } = planned;
+            if let (Some(place), Some(letters)) = (letters, &self.letters) {
+                let _ = place.set(Box::new(letters.clone()));
+            }
             let network = peer.is_some();
             if let (Some(data), Some(settings), Some(peer)) = (&self.data, spool, peer) {
                 let (letters, counters) = (self.letters.clone(), Arc::clone(counters));

@@ -128,7 +128,7 @@ rotate = { every = "1h", size = "64MiB" }"#,
             replace: self.existing == Existing::Replace,
             schema: context.schema().clone(),
         };
-        Ok(BuiltSink { sink: Box::new(FileSink::new(settings)), peer: None, notes })
+        Ok(BuiltSink { sink: Box::new(FileSink::new(settings)), peer: None, letters: None, notes })
     }
 }
 

@@ -141,7 +141,7 @@ body_size = "256KiB""#,
             body_bytes_max: self.body_size.as_usize(),
         };
         let peer = Box::new(HttpPeer::new(settings.clone()));
-        Ok(BuiltSink { sink: Box::new(HttpSink::new(settings)), peer: Some(peer), notes })
+        Ok(BuiltSink { sink: Box::new(HttpSink::new(settings)), peer: Some(peer), letters: None, notes })
     }
 }
 

@@ -146,7 +146,12 @@ password = { env = "MQTT_PASSWORD" }"#,
         };
         let settings = MqttSettings { publisher, topic, payload, qos: self.qos, retain: self.retain };
         let peer = Box::new(MqttPeer::new(settings.clone()));
-        Ok(BuiltSink { sink: Box::new(MqttSink::new(settings)), peer: Some(peer), notes: Vec::new() })
+        Ok(BuiltSink {
+            sink: Box::new(MqttSink::new(settings)),
+            peer: Some(peer),
+            letters: None,
+            notes: Vec::new(),
+        })
     }
 }
 
