@@ -188,7 +188,8 @@ mod tests {
     #[test]
     fn words_and_problems() {
         let now = EventTime(100_000_000);
-        let table: [(Link, i64, u64, Option<i64>, &str, &[&str]); 6] = [
+        type Case<'a> = (Link, i64, u64, Option<i64>, &'a str, &'a [&'a str]);
+        let table: [Case<'_>; 6] = [
             (Link::Untried, 99_000_000, 0, None, "nothing sent yet, nothing spooled", &[]),
             (Link::Connected, 1, 0, None, "connected, nothing spooled", &[]),
             (
