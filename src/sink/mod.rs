@@ -5,4 +5,5 @@ pub mod encode;
 pub mod file;
 pub mod http;
 pub mod mqtt;
+mod retrying;
 pub mod stdout;

@@ -9,11 +9,12 @@ use serde::Deserialize;
 
 use super::body::Per;
 use super::peer::{HttpPeer, HttpSettings, IDEMPOTENCY_KEY, REPLAYED};
-use super::sender::HttpSink;
 use crate::codec::text;
+use crate::core::Peer;
 use crate::net::tls::TlsSettings;
 use crate::registry::{BuiltSink, Checked, Context, Problem, SinkConfig};
 use crate::sink::encode::{RowFormat, has_frames};
+use crate::sink::retrying::Retrying;
 use crate::units::{Period, Secret, Size};
 
 /// Sends rows to a web server with POST, one request after the other, so that they arrive in order.
@@ -140,8 +141,10 @@ body_size = "256KiB""#,
             per: self.per,
             body_bytes_max: self.body_size.as_usize(),
         };
-        let peer = Box::new(HttpPeer::new(settings.clone()));
-        Ok(BuiltSink { sink: Box::new(HttpSink::new(settings)), peer: Some(peer), letters: None, notes })
+        let alone = HttpPeer::new(settings.clone());
+        let sink = Box::new(Retrying::new(alone.target(), alone));
+        let peer: Box<dyn Peer> = Box::new(HttpPeer::new(settings));
+        Ok(BuiltSink { sink, peer: Some(peer), letters: None, notes })
     }
 }
 

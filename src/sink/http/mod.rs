@@ -3,7 +3,6 @@
 mod body;
 pub mod config;
 mod peer;
-mod sender;
 #[cfg(test)]
 mod tests;
 
