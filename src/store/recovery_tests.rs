@@ -297,6 +297,34 @@ fn a_failed_save_leaves_the_last_one_and_no_remains() {
     }
 }
 
+#[test]
+fn a_commit_that_the_disk_has_refused_is_saved_at_another_try() {
+    // The first two are bases, the third is a delta, and each is refused wherever it can be, twice.
+    for refused in 1..=3 {
+        for operations in 0..5 {
+            let (mut store, mut plant, mut saver) = (Memory::new(), Plant::with(400), saver());
+            for epoch in 1..=6 {
+                let commit = plant.commit_changed(epoch);
+                for _ in 0..if epoch == refused { 2 } else { 0 } {
+                    let (full, used) = (operations == 0, store.used_bytes());
+                    store.set_faults(Faults {
+                        fail_after: (!full).then_some(operations),
+                        disk_bytes_max: full.then_some(used),
+                        ..Faults::default()
+                    });
+                    assert_eq!(saver.save(&mut store, &commit, Now::ZERO).unwrap_err().kind, crate::Kind::Io);
+                    store.set_faults(Faults::default());
+                }
+                let saved = saver.save(&mut store, &commit, Now::ZERO).unwrap();
+                assert_eq!(saved.is_base, epoch <= 2, "epoch {epoch}, refused {refused} at {operations}");
+                assert_eq!(saved.remove_before, epoch.saturating_sub(1).max(1) * 100);
+                store.crash(epoch);
+                assert_eq!(recover(&mut store).unwrap().snapshot, Some(commit.snapshot));
+            }
+        }
+    }
+}
+
 /// A store that forgets one of its duties: the crash test below must notice.
 struct Careless {
     store: Memory,
