@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
 use super::activity::Held;
-use super::durable::{Checkpoints, Saved};
+use super::durable::{Checkpoints, Saving};
 pub use super::lines::{CoordinatorLines, Doors, Outcome, Request, Settings};
 use super::metrics::PipelineMetrics;
 use super::reload::Replacement;
@@ -24,6 +24,9 @@ use crate::store::{Letter, LetterBody, LetterKind};
 
 /// How long a part that has ended may take to say why.
 const REASON_MAX: Duration = Duration::from_secs(1);
+
+/// How long to wait before a checkpoint that could not be written is tried again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The [`Sequencer`] of one engine with its connections. What it decides, it decides in there.
 pub struct Coordinator {
@@ -38,7 +41,9 @@ pub struct Coordinator {
     answers: VecDeque<(Epoch, oneshot::Sender<Result<()>>)>,
     /// A reload whose cut is made, and until when its commit is waited for.
     held: Option<(Instant, Box<Replacement>)>,
-    committing: Option<tokio::task::JoinHandle<Result<Saved>>>,
+    committing: Option<tokio::task::JoinHandle<Saving>>,
+    /// A commit that the disk has refused, and when it is tried again.
+    unsaved: Option<(Instant, Commit)>,
     /// Dead letters that are being written.
     keeping: tokio::task::JoinSet<Result<()>>,
     /// Offset of the first record behind the checkpoint committed last.
@@ -53,7 +58,7 @@ enum Wake {
     Room,
     Arrival(Option<Arrival>),
     Timer,
-    Committed(Result<Saved>),
+    Committed(Result<Saving>),
     Kept(Result<()>),
 }
 
@@ -79,6 +84,7 @@ impl Coordinator {
             answers: VecDeque::new(),
             held: None,
             committing: None,
+            unsaved: None,
             keeping: tokio::task::JoinSet::new(),
             committed_offset: None,
             lines,
@@ -154,9 +160,7 @@ impl Coordinator {
                 Wake::Kept(Err(error)) => warn!(%error, "a dead letter could not be kept"),
                 Wake::Committed(saved) => {
                     self.committing = None;
-                    let saved = saved?;
-                    let _ = self.lines.removals.send(saved.remove_before);
-                    if let Some(outcome) = self.committed(saved.commit) {
+                    if let Some(outcome) = self.saved(saved?)? {
                         return Ok(outcome);
                     }
                 }
@@ -173,7 +177,8 @@ impl Coordinator {
         let due = self.sequencer.due(*self.lines.deadline.borrow()).filter(|_| idle);
         let patience = self.held.iter().map(|(until, _)| *until);
         let patience = patience.chain(self.waiting.front().map(|(until, _)| *until)).min();
-        let at = due.map(|mono| self.clock.instant(mono)).into_iter().chain(patience).min();
+        let again = self.unsaved.iter().map(|(at, _)| *at);
+        let at = due.map(|mono| self.clock.instant(mono)).into_iter().chain(patience).chain(again).min();
         let lines = &mut self.lines;
         let committing = &mut self.committing;
         let keeping = &mut self.keeping;
@@ -407,7 +412,7 @@ impl Coordinator {
     fn commit_next(&mut self) -> Option<Outcome> {
         while self.committing.is_none()
             && self.keeping.is_empty()
-            && let Some(commit) = self.sequencer.commit()
+            && let Some(commit) = self.next_commit()
         {
             if let Some(checkpoints) = &self.checkpoints {
                 self.committing = Some(checkpoints.save(commit, self.clock.now()));
@@ -416,6 +421,37 @@ impl Coordinator {
             }
         }
         None
+    }
+
+    /// The epoch that is committed next: the one that could not be, once it is time to try it again.
+    fn next_commit(&mut self) -> Option<Commit> {
+        match self.unsaved.take_if(|(at, _)| *at <= Instant::now()) {
+            Some((_, commit)) => Some(commit),
+            None if self.unsaved.is_some() => None,
+            None => self.sequencer.commit(),
+        }
+    }
+
+    /// A checkpoint was written, or the disk has refused it. Then nothing is acknowledged for it or removed, and it is
+    /// tried again: rows come as long as the log has room, and epochs gather up to their limit.
+    fn saved(&mut self, saving: Saving) -> Result<Option<Outcome>> {
+        match saving {
+            Ok(saved) => {
+                if let Some(length) = self.metrics.saves_again() {
+                    info!(seconds = length.as_secs(), "checkpoints can be written again");
+                }
+                let _ = self.lines.removals.send(saved.remove_before);
+                Ok(self.committed(saved.commit))
+            }
+            Err(unsaved) if unsaved.error.kind == Kind::Io => {
+                if self.metrics.save_failed(&unsaved.error) {
+                    warn!(error = %unsaved.error, "the checkpoint cannot be written; trying again");
+                }
+                self.unsaved = Some((Instant::now() + RETRY_AFTER, unsaved.commit));
+                Ok(None)
+            }
+            Err(unsaved) => Err(unsaved.error),
+        }
     }
 
     /// Tells everyone that an epoch is committed.
@@ -446,10 +482,10 @@ impl Coordinator {
     }
 }
 
-async fn joined(task: &mut Option<tokio::task::JoinHandle<Result<Saved>>>) -> Result<Saved> {
+async fn joined(task: &mut Option<tokio::task::JoinHandle<Saving>>) -> Result<Saving> {
     match task {
         Some(task) => match task.await {
-            Ok(outcome) => outcome,
+            Ok(outcome) => Ok(outcome),
             Err(error) => Err(Error::data(format!("writing the checkpoint failed: {error}"))),
         },
         None => std::future::pending().await,

@@ -199,16 +199,34 @@ pub struct Saved {
     pub remove_before: u64,
 }
 
+/// A commit that could not be made durable, so that it can be tried again.
+#[derive(Debug)]
+pub struct Unsaved {
+    /// The commit, whole.
+    pub commit: Commit,
+    /// Why not.
+    pub error: Error,
+}
+
+/// What became of a commit.
+pub type Saving = std::result::Result<Saved, Box<Unsaved>>;
+
 impl Checkpoints {
-    /// Makes a commit durable.
-    pub fn save(&self, mut commit: Commit, now: Now) -> JoinHandle<Result<Saved>> {
+    /// Makes a commit durable, or gives it back.
+    pub fn save(&self, mut commit: Commit, now: Now) -> JoinHandle<Saving> {
         let writer = Arc::clone(&self.writer);
         spawn_blocking(move || {
-            let mut writer = writer
-                .lock()
-                .map_err(|_| Error::state("the checkpoint cannot be written: an earlier write panicked"))?;
-            let (store, saver) = &mut *writer;
-            let saved = saver.save(store.as_mut(), &commit, now)?;
+            let saved = match writer.lock() {
+                Ok(mut writer) => {
+                    let (store, saver) = &mut *writer;
+                    saver.save(store.as_mut(), &commit, now)
+                }
+                Err(_) => Err(Error::state("the checkpoint cannot be written: an earlier write panicked")),
+            };
+            let saved = match saved {
+                Ok(saved) => saved,
+                Err(error) => return Err(Box::new(Unsaved { commit, error })),
+            };
             debug!(epoch = commit.epoch.0, bytes = saved.bytes, base = saved.is_base, "checkpoint written");
             // What is written is let go here: the engine takes it back without a copy, and nobody waits for the rest.
             commit.snapshot.nodes.clear();

@@ -172,6 +172,9 @@ impl PipelineHealth {
             };
             health.problems.push(format!("{why}, {}", span(Duration::from_secs_f64(log.seconds))));
         }
+        if let Some((length, why)) = metrics.unsaved() {
+            health.problems.push(format!("the checkpoint cannot be written: {why}, {}", span(length)));
+        }
         let late = PATIENCE.max(metrics.checkpoint() * INTERVALS_LATE);
         for epoch in &owed {
             let waiting = epoch.since.elapsed();
@@ -291,6 +294,7 @@ mod tests {
     use super::super::activity::Activity;
     use super::*;
     use crate::core::{Epoch, Epochs};
+    use crate::error::Error;
 
     fn ago(seconds: u64) -> Instant {
         Instant::now() - Duration::from_secs(seconds)
@@ -334,6 +338,12 @@ mod tests {
             ],
             "an epoch that has just begun is no problem"
         );
+        assert!(metrics.save_failed(&Error::io("writing", &std::io::ErrorKind::StorageFull.into())));
+        assert!(!metrics.save_failed(&Error::io("syncing", &std::io::ErrorKind::StorageFull.into())));
+        let problems = PipelineHealth::of(&metrics, true).problems;
+        assert_eq!(problems[2], "the checkpoint cannot be written: syncing: no storage space, 0.0 s");
+        assert!(metrics.saves_again().is_some());
+        assert_eq!(PipelineHealth::of(&metrics, true).problems, health.problems);
         assert_eq!(health.sources[0].waits_for.as_deref(), Some("sink `cloud`"));
         assert_eq!(health.epochs_under_way[0].waits_for, ["engine", "cloud", "file"]);
         metrics.age_owed(Duration::from_secs(43));

@@ -18,6 +18,7 @@ use super::sink_task::SinkCounters;
 use super::spool::Letters;
 use crate::clock::wall;
 use crate::core::{Count, Epoch, Epochs, ModelId};
+use crate::error::Error;
 
 /// What one source has given.
 #[derive(Debug, Default)]
@@ -73,6 +74,8 @@ pub struct PipelineMetrics {
     log_bytes: AtomicU64,
     epoch: AtomicU64,
     owed: Mutex<Vec<Owed>>,
+    /// Since when checkpoints cannot be written, and why.
+    unsaved: Mutex<Option<(Instant, String)>>,
     /// Since the pipeline's start.
     started: Instant,
     checkpoint: Duration,
@@ -133,6 +136,7 @@ impl PipelineMetrics {
             log_bytes: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
             owed: Mutex::default(),
+            unsaved: Mutex::default(),
             letters: OnceLock::new(),
             submitted: Mutex::default(),
             control: Arc::default(),
@@ -231,6 +235,25 @@ impl PipelineMetrics {
                 since: known.iter().find(|known| known.epoch == epoch.0).map_or(now, |known| known.since),
             }));
         }
+    }
+
+    /// A checkpoint could not be written; true if the one before it could.
+    pub(super) fn save_failed(&self, error: &Error) -> bool {
+        let Ok(mut unsaved) = self.unsaved.lock() else { return false };
+        let since = unsaved.as_ref().map(|(since, _)| *since);
+        *unsaved = Some((since.unwrap_or_else(Instant::now), error.to_string()));
+        since.is_none()
+    }
+
+    /// A checkpoint was written; how long none could be, if that was so.
+    pub(super) fn saves_again(&self) -> Option<Duration> {
+        self.unsaved.lock().ok()?.take().map(|(since, _)| since.elapsed())
+    }
+
+    /// For how long checkpoints cannot be written, and why; nothing if they can.
+    pub fn unsaved(&self) -> Option<(Duration, String)> {
+        let unsaved = self.unsaved.lock().ok()?;
+        unsaved.as_ref().map(|(since, why)| (since.elapsed(), why.clone()))
     }
 
     pub(super) fn model_applied(&self, node: &str, origin: &'static str) {

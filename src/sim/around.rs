@@ -51,6 +51,8 @@ pub(super) struct Surroundings {
     pub failing: Vec<bool>,
     /// The disk runs full when the next cut or commit comes.
     pub fills_at_cut: bool,
+    /// Checkpoints that the disk has refused.
+    pub unsaved: u64,
     pub wall_us: i64,
     pub incarnation: u64,
     /// Every record in the order of the log. What the log lost before it was synced is forgotten here too.

@@ -17,6 +17,7 @@ use super::outside::{Broker, Name};
 use super::plant::{self, MODEL_NODE, SOURCES};
 use super::spooled::{self, Spooled};
 use super::start::{come_back, take_for_the_same};
+use crate::Kind;
 use crate::core::{
     Barrier, Change, Commit, Effect, Engine, Epoch, Event, EventTime, Now, Position, Record, Sequencer,
     SequencerSettings, Snapshot, Stamped,
@@ -275,14 +276,22 @@ impl Shell {
         Ok(())
     }
 
-    /// The checkpoint of a commit is written, and everyone is told.
+    /// The checkpoint of a commit is written, and everyone is told. What the disk refuses is tried again.
     pub fn save(&mut self, around: &mut Surroundings) -> Step {
         if around.is_stuck(around.sinks.len() + 1) {
             return Ok(());
         }
         let Some(commit) = self.committing.take() else { return Ok(()) };
         let now = self.now(around);
-        let saved = self.saver.save(around.store().as_mut(), &commit, now)?;
+        let saved = match self.saver.save(around.store().as_mut(), &commit, now) {
+            Ok(saved) => saved,
+            Err(error) if error.kind == Kind::Io => {
+                around.unsaved += 1;
+                self.committing = Some(commit);
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
         if let Some((last, ..)) = around.commits.last()
             && *last >= commit.epoch
         {

@@ -93,6 +93,7 @@ fn verify_accepted(around: &Surroundings, summary: &mut Summary) -> Result<(), V
     summary.spooled = around.spooled;
     summary.known = around.known;
     summary.spool_full = around.spool_full;
+    summary.unsaved = around.unsaved;
     Ok(())
 }
 

@@ -110,6 +110,8 @@ pub struct Summary {
     pub known: u64,
     /// Tries to spool for which there was no room.
     pub spool_full: u64,
+    /// Checkpoints that the disk has refused, and that were tried again.
+    pub unsaved: u64,
     /// Times a damaged checkpoint was passed over for the one before it.
     pub fallbacks: u64,
 }
@@ -133,6 +135,7 @@ impl std::ops::AddAssign for Summary {
         self.ends += other.ends;
         self.lost += other.lost;
         self.fallbacks += other.fallbacks;
+        self.unsaved += other.unsaved;
         self.spooled += other.spooled;
         self.known += other.known;
         self.spool_full += other.spool_full;
@@ -193,6 +196,7 @@ impl<'a> World<'a> {
             spooled: 0,
             known: 0,
             spool_full: 0,
+            unsaved: 0,
             sinks,
             wall_us: if dice.happens(250) { 0 } else { BEGIN_US },
             incarnation: 0,

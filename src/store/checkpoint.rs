@@ -218,11 +218,10 @@ pub(super) fn prune(store: &mut dyn Store, newest: &Checkpoint, mut files: BTree
 /// # Errors
 /// [`Io`](crate::Kind::Io) where the store cannot read.
 pub fn needed_from(store: &mut dyn Store) -> Result<u64> {
-    let mut epochs: Vec<u64> = store.list(DIR)?.iter().filter_map(|name| epoch_of(name)).collect();
-    epochs.sort_unstable();
+    let epochs = kept(&store.list(DIR)?);
     let mut needed = None;
-    for epoch in epochs.iter().rev().take(KEPT) {
-        match read_head(store, &path_of(*epoch)) {
+    for epoch in epochs {
+        match read_head(store, &path_of(epoch)) {
             Ok(head) => {
                 needed = Some(needed.map_or(head.log_offset, |needed: u64| needed.min(head.log_offset)))
             }
@@ -231,6 +230,21 @@ pub fn needed_from(store: &mut dyn Store) -> Result<u64> {
         }
     }
     Ok(needed.unwrap_or(0))
+}
+
+/// The epochs of the checkpoints that count, the newest first: those that a start may go back to.
+///
+/// Older files are no checkpoints any more: the log does not reach back to them. They are there for their parts, or have
+/// come back: nothing syncs the directory after a removal, and a crash may undo it. What was set aside as damaged had a
+/// place among those that count until another followed; an older one does not inherit it.
+fn kept(names: &[String]) -> Vec<u64> {
+    let mut epochs: Vec<u64> = names.iter().filter_map(|name| epoch_of(name)).collect();
+    epochs.sort_unstable_by(|one, other| other.cmp(one));
+    let set_aside = names.iter().filter_map(|name| name.strip_suffix(DAMAGED).and_then(epoch_of));
+    let set_aside = set_aside.filter(|epoch| Some(epoch) > epochs.first()).count();
+    // At least one: should there be more of them, the newest is the one that was loaded last.
+    epochs.truncate(KEPT.saturating_sub(set_aside).max(1));
+    epochs
 }
 
 /// Unfinished files, and damaged ones that two good checkpoints have followed.
@@ -278,19 +292,18 @@ struct Search {
 }
 
 fn newest(store: &mut dyn Store) -> Result<Search> {
-    let mut epochs: Vec<u64> = store.list(DIR)?.iter().filter_map(|name| epoch_of(name)).collect();
-    epochs.sort_unstable();
+    let names = store.list(DIR)?;
     let mut report = Report::default();
     let mut damaged: Vec<String> = Vec::new();
-    for epoch in epochs.iter().rev().take(KEPT) {
-        let path = path_of(*epoch);
+    for epoch in kept(&names) {
+        let path = path_of(epoch);
         let outcome = read_checkpoint(store, &path).and_then(|checkpoint| {
             let state = checkpoint.manifest.nodes.iter().map(|node| read_state(store, node));
             let state = state.collect::<Result<Vec<_>, Failure>>()?;
             Ok((checkpoint, state))
         });
         match outcome {
-            Ok(whole) if whole.0.head.epoch == *epoch => {
+            Ok(whole) if whole.0.head.epoch == epoch => {
                 return Ok(Search { whole: Some(whole), report, damaged });
             }
             Ok(whole) => {

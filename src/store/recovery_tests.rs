@@ -245,6 +245,72 @@ fn files_kept_for_their_parts_are_no_checkpoints() {
 }
 
 #[test]
+fn removed_checkpoints_that_a_crash_brings_back_do_no_harm() {
+    let mut have_come_back = 0;
+    for seed in 0..200 {
+        let (mut store, mut plant) = (Memory::new(), Plant::with(400));
+        let mut epoch = 0;
+        for life in 0..4 {
+            let mut saver = saver();
+            for _ in 0..1 + (seed + life) % 7 {
+                epoch += 1;
+                saver.save(&mut store, &plant.commit_changed(epoch), Now::ZERO).unwrap();
+            }
+            let before = store.list("checkpoint").unwrap();
+            store.crash(seed * 4 + life);
+            let names = store.list("checkpoint").unwrap();
+            have_come_back += names.iter().filter(|name| !before.contains(name)).count();
+            assert!(before.iter().all(|name| names.contains(name)), "{before:?} and then {names:?}");
+            let recovered = recover(&mut store).unwrap();
+            assert_eq!(recovered.snapshot, Some(plant.commit(epoch).snapshot));
+            assert_eq!(recovered.needed_from, epoch.saturating_sub(1).max(1) * 100);
+        }
+        let mut saver = saver();
+        for _ in 0..2 {
+            epoch += 1;
+            saver.save(&mut store, &plant.commit_changed(epoch), Now::ZERO).unwrap();
+        }
+        assert_eq!(store.list("checkpoint").unwrap().len(), 2, "they go with the next ones");
+    }
+    assert!(have_come_back > 100, "{have_come_back}");
+}
+
+#[test]
+fn an_older_one_does_not_take_the_place_of_a_damaged_one() {
+    for crash in [false, true] {
+        let mut store = Memory::new();
+        for epoch in 1..=4 {
+            save(&mut store, epoch).unwrap();
+        }
+        if crash {
+            // Epoch 2 was removed last, and comes back.
+            let brings_back = |seed: &u64| {
+                let disk = store.fork();
+                disk.crash(*seed);
+                disk.contents(&path_of(2)).is_some()
+            };
+            let seed = (0..100).find(brings_back).unwrap();
+            store.crash(seed);
+        } else {
+            // As if it held parts of another.
+            let mut other = Memory::new();
+            save(&mut other, 2).unwrap();
+            store.plant(&path_of(2), other.contents(&path_of(2)).unwrap());
+        }
+        assert!(store.flip(&path_of(4), 70, 1));
+        assert_eq!(loaded_epoch(&mut store), Some(3), "4 is set aside");
+        assert_eq!(recover(&mut store).unwrap().needed_from, 300);
+        assert!(store.flip(&path_of(3), 70, 1));
+        let error = recover(&mut store).unwrap_err();
+        assert!(error.message.starts_with("no checkpoint in checkpoint can be used"), "{error}");
+        assert!(store.flip(&path_of(3), 70, 1));
+        save(&mut store, 5).unwrap();
+        assert!(store.flip(&path_of(5), 70, 1));
+        assert_eq!(loaded_epoch(&mut store), Some(3), "what was loaded is one of the two again");
+    }
+}
+
+#[test]
 fn nothing_whole_is_an_error_and_another_format_is_refused() {
     let mut store = Memory::new();
     store.plant(&path_of(2), b"rot".to_vec());
@@ -293,6 +359,34 @@ fn a_failed_save_leaves_the_last_one_and_no_remains() {
         for epoch in 3..6 {
             give(&mut store, &mut plant, epoch).unwrap();
             assert_eq!(recover(&mut store).unwrap().snapshot, Some(plant.commit(epoch).snapshot));
+        }
+    }
+}
+
+#[test]
+fn a_commit_that_the_disk_has_refused_is_saved_at_another_try() {
+    // The first two are bases, the third is a delta, and each is refused wherever it can be, twice.
+    for refused in 1..=3 {
+        for operations in 0..5 {
+            let (mut store, mut plant, mut saver) = (Memory::new(), Plant::with(400), saver());
+            for epoch in 1..=6 {
+                let commit = plant.commit_changed(epoch);
+                for _ in 0..if epoch == refused { 2 } else { 0 } {
+                    let (full, used) = (operations == 0, store.used_bytes());
+                    store.set_faults(Faults {
+                        fail_after: (!full).then_some(operations),
+                        disk_bytes_max: full.then_some(used),
+                        ..Faults::default()
+                    });
+                    assert_eq!(saver.save(&mut store, &commit, Now::ZERO).unwrap_err().kind, crate::Kind::Io);
+                    store.set_faults(Faults::default());
+                }
+                let saved = saver.save(&mut store, &commit, Now::ZERO).unwrap();
+                assert_eq!(saved.is_base, epoch <= 2, "epoch {epoch}, refused {refused} at {operations}");
+                assert_eq!(saved.remove_before, epoch.saturating_sub(1).max(1) * 100);
+                store.crash(epoch);
+                assert_eq!(recover(&mut store).unwrap().snapshot, Some(commit.snapshot));
+            }
         }
     }
 }

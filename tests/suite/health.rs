@@ -251,3 +251,56 @@ fn a_receiver_that_is_away_is_told_with_what_waits_for_it() {
     assert_eq!((&spool["receiver"], spool["entries"].as_u64() > Some(0)), (&"away".into(), true), "{spool}");
     assert_eq!(process.stop().0, Some(0), "what is spooled is safe");
 }
+
+#[test]
+fn a_checkpoint_that_cannot_be_written_is_told_and_tried_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let (out, pipeline, log) = (path("out.ndjson"), path("kept.toml"), path("stderr"));
+    let file = format!(
+        "[pipeline]\nname = \"kept\"\ncheckpoint = \"200ms\"\ndata_dir = {:?}\n[source.beat]\ntype = \"heartbeat\"\n\
+         every = \"100ms\"\n[sink.out]\ntype = \"file\"\ninputs = [\"beat\"]\npath = {out:?}\n",
+        directory.path()
+    );
+    std::fs::write(&pipeline, file).unwrap();
+    let admin = free_port();
+    let mut command = Command::new(TIDEGATE);
+    command.arg("run").arg(&pipeline).args(["--admin", &format!("127.0.0.1:{admin}")]);
+    let stderr = std::fs::File::create(&log).unwrap();
+    let mut process = Process(command.stdout(Stdio::null()).stderr(stderr).spawn().unwrap());
+    wait_for_port(admin);
+    let until = Instant::now() + Duration::from_secs(60);
+    let mut wait = |what: &str, done: &dyn Fn() -> bool| {
+        while !done() {
+            assert!(Instant::now() < until, "{what}: {}", status(admin).1);
+            assert_eq!(
+                process.0.try_wait().unwrap(),
+                None,
+                "{what}: {}",
+                std::fs::read_to_string(&log).unwrap()
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    let (kept, away) = (path("kept/checkpoint"), path("away"));
+    wait("a first checkpoint", &|| kept.read_dir().is_ok_and(|mut files| files.next().is_some()));
+    // No disk could refuse more: a file stands where the directory was.
+    std::fs::rename(&kept, &away).unwrap();
+    std::fs::write(&kept, "").unwrap();
+    wait("a problem", &|| status(admin).1.contains("! the checkpoint cannot be written: "));
+    let rows = lines(&out).len();
+    // Several tries later rows still come, and as many epochs as may be are under way.
+    wait("rows", &|| lines(&out).len() > rows + 30);
+    let warnings =
+        || std::fs::read_to_string(&log).unwrap().matches("the checkpoint cannot be written").count();
+    assert_eq!(warnings(), 1);
+    assert_eq!(status(admin).0, Some(1));
+    std::fs::remove_file(&kept).unwrap();
+    std::fs::rename(&away, &kept).unwrap();
+    wait("health", &|| status(admin).0 == Some(0));
+    Command::new("kill").arg(process.0.id().to_string()).status().unwrap();
+    assert!(process.0.wait().unwrap().success());
+    for (beat, row) in lines(&out).iter().enumerate() {
+        assert_eq!(row["beat"], beat);
+    }
+}

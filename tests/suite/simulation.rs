@@ -41,6 +41,7 @@ fn two_hundred_worlds_keep_every_promise() {
             && all.deliveries > 20 * SEEDS,
         "{all:?}"
     );
+    assert!(all.unsaved > SEEDS / 2, "{all:?}");
     assert!(all.full_disks > SEEDS && all.epochs_full > 10 * SEEDS, "{all:?}");
     assert!(all.stops > 10 && all.graphs > SEEDS + 20 && all.ends > SEEDS, "{all:?}");
     assert!(all.lost > 5 && all.fallbacks > 1, "{all:?}");
