@@ -1,14 +1,16 @@
 //! The engine alone: records in, effects out, with an operator that writes down all that happens to it.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use arrow::array::{ArrayRef, AsArray, Int64Array};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 
 use super::*;
+use crate::core::event::{Barrier, Change};
 use crate::core::graph::{Fingerprint, Node, Port, SinkNode};
 use crate::core::model::{Model, ModelOrigin};
 use crate::core::operator::Operator;
+use crate::core::state::StateWriter;
 
 type Diary = Arc<Mutex<Vec<String>>>;
 

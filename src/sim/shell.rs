@@ -118,7 +118,7 @@ impl Shell {
             from.offset += 1;
         }
         let sinks = sink_names.len();
-        let saver = Saver::new(SOURCES.map(str::to_owned).into(), sink_names.clone());
+        let saver = Saver::new(from.sources.clone(), sink_names.clone());
         let mut shell = Self {
             mono: Duration::ZERO,
             finished: false,
