@@ -1,13 +1,13 @@
 //! The `http` sink of the running program against a server that has every fault a server can have.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::support::{Message, Plant, Running, free_port, metric, text, tidegate};
+use crate::support::{Message, Plant, Running, free_port, metric, read_request, text, tidegate};
 
 /// What a server does with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,24 +84,7 @@ fn serve(stream: TcpStream, seen: &Mutex<Seen>) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut stream = stream;
     loop {
-        let (mut key, mut length) = (String::new(), 0);
-        loop {
-            let mut line = String::new();
-            if reader.read_line(&mut line)? == 0 {
-                return Ok(());
-            }
-            let Some((name, value)) = line.split_once(':') else {
-                if line.trim().is_empty() {
-                    break;
-                }
-                continue;
-            };
-            match name.to_ascii_lowercase().as_str() {
-                "idempotency-key" => key = value.trim().to_owned(),
-                "content-length" => length = value.trim().parse().unwrap(),
-                _ => {}
-            }
-        }
+        let Some((key, length)) = read_request(&mut reader)? else { return Ok(()) };
         let answer = seen.lock().unwrap().decide(&key);
         if answer == Answer::Reset {
             return Ok(());

@@ -1,7 +1,7 @@
 //! What the tests with real parts share: the program as a process, ports, brokers, bounded waiting.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::{BufRead, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -401,4 +401,25 @@ pub fn read_packet(stream: &mut TcpStream) -> std::io::Result<(u8, Vec<u8>)> {
     let mut body = vec![0; length];
     stream.read_exact(&mut body)?;
     Ok((head[0], body))
+}
+
+/// The head of the next HTTP request: its `Idempotency-Key` and the length of its body; `None` when the client has closed.
+pub fn read_request(reader: &mut impl BufRead) -> std::io::Result<Option<(String, usize)>> {
+    let (mut key, mut length) = (String::new(), 0);
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line)? == 0 {
+            return Ok(None);
+        }
+        match line.split_once(':') {
+            Some((name, value)) if name.eq_ignore_ascii_case("idempotency-key") => {
+                key = value.trim().to_owned()
+            }
+            Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
+                length = value.trim().parse().unwrap();
+            }
+            None if line.trim().is_empty() => return Ok(Some((key, length))),
+            _ => {}
+        }
+    }
 }

@@ -1,10 +1,12 @@
 //! An HTTP receiver that is down a third of the time, and knows what it has taken by key.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+use crate::support::read_request;
 
 /// It is up for twice this time, then down for it: one time it turns connections away, the next it says 503.
 const DOWN: Duration = Duration::from_millis(700);
@@ -90,24 +92,7 @@ fn state(started: Instant) -> State {
 fn serve(mut stream: TcpStream, taken: &Mutex<Taken>, started: Instant) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     loop {
-        let (mut key, mut length) = (String::new(), 0);
-        loop {
-            let mut line = String::new();
-            if reader.read_line(&mut line)? == 0 {
-                return Ok(());
-            }
-            let Some((name, value)) = line.split_once(':') else {
-                if line.trim().is_empty() {
-                    break;
-                }
-                continue;
-            };
-            match name.to_ascii_lowercase().as_str() {
-                "idempotency-key" => key = value.trim().to_owned(),
-                "content-length" => length = value.trim().parse().unwrap(),
-                _ => {}
-            }
-        }
+        let Some((key, length)) = read_request(&mut reader)? else { return Ok(()) };
         let mut body = vec![0; length];
         reader.read_exact(&mut body)?;
         let mut taken = taken.lock().unwrap();
