@@ -220,8 +220,9 @@ fn a_log_that_is_given_again_to_a_sink_that_takes_nothing_is_waited_for_and_can_
     let (_reader, mut writer) = std::io::pipe().unwrap();
     writer.write_all(&[b'\n'; 60 << 10]).unwrap();
     let mut process = start_into(&pipeline, admin, None, writer.into());
-    let said = status_with(admin, "again: waits for the log, up ");
-    assert!(said.contains("engine                  waits for sink `out`"), "{said}");
+    status_with(admin, "again: waits for the log, up ");
+    let said = status_with(admin, "engine                  waits for sink `out`");
+    assert!(said.contains("again: waits for the log, up "), "{said}");
     assert_eq!(answer_code(admin, "/ready"), "503");
     let (code, took) = process.stop();
     assert_eq!(code, Some(75));

@@ -29,6 +29,8 @@ enum Answer {
 struct Seen {
     /// What it does with the next requests; when that runs out it takes them.
     script: Vec<Answer>,
+    /// Take nothing any more once this many rows are taken and the script is at its end: 503.
+    pause_after: Option<usize>,
     /// Refuse the next request that was not taken before.
     refuse_next: bool,
     /// Keys and bodies of what was taken or refused, in order, and whether it was refused.
@@ -48,6 +50,7 @@ impl Seen {
         }
         let answer = match self.script.pop() {
             Some(answer) => answer,
+            None if self.paused() => Answer::Status(503),
             None if self.refuse_next && !self.by_key.contains_key(key) => {
                 self.refuse_next = false;
                 Answer::Status(400)
@@ -73,6 +76,10 @@ impl Seen {
             return;
         }
         self.done.push((key, rows, refused));
+    }
+
+    fn paused(&self) -> bool {
+        self.script.is_empty() && self.pause_after.is_some_and(|rows| self.rows().len() >= rows)
     }
 
     fn rows(&self) -> Vec<u64> {
@@ -184,6 +191,7 @@ fn whatever_the_server_does_every_row_arrives_once_and_in_order() {
             Answer::Hold,
             Answer::Status(404),
         ],
+        pause_after: Some(ROWS as usize / 3),
         ..Seen::default()
     }));
     seen.lock().unwrap().script.reverse();
@@ -196,12 +204,13 @@ fn whatever_the_server_does_every_row_arrives_once_and_in_order() {
     let data = directory.path().join("data").display().to_string();
     let running = Running::start(&pipeline, &["--data-dir", &data]);
     // All faults have happened, and some rows have been taken since: a good moment for a power cut.
-    running.wait_for("the end of the faults", |_| {
-        let seen = seen.lock().unwrap();
-        seen.script.is_empty() && seen.rows().len() as u64 > ROWS / 3
-    });
+    running.wait_for("the end of the faults", |_| seen.lock().unwrap().paused());
     running.kill();
-    seen.lock().unwrap().refuse_next = true;
+    {
+        let mut seen = seen.lock().unwrap();
+        seen.pause_after = None;
+        seen.refuse_next = true;
+    }
     let running = Running::start(&pipeline, &["--data-dir", &data]);
     running.wait_for("all rows", |_| seen.lock().unwrap().rows().len() as u64 >= ROWS);
     running.wait_for("all acknowledgements", |_| plant.acknowledged("rows") as u64 == ROWS);
