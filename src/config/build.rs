@@ -296,6 +296,9 @@ impl Planner<'_> {
         match (kind.build)(component.own.to_toml(), &self.context(component, &schemas)) {
             Ok(built) => {
                 let name = component.name.to_owned();
+                let upstream: Vec<[u8; 8]> =
+                    inputs.iter().map(|input| input.fingerprint.0.to_le_bytes()).collect();
+                let lineage = Fingerprint::of(upstream.iter().map(<[u8; 8]>::as_slice));
                 let inputs = inputs.iter().map(|input| input.edge).collect();
                 plan.sink_nodes.push(SinkNode { name: name.clone(), inputs });
                 let network = built.peer.is_some();
@@ -306,6 +309,7 @@ impl Planner<'_> {
                     name,
                     kind: kind.name,
                     identity,
+                    lineage,
                     sink: built.sink,
                     network,
                     peer: built.peer,

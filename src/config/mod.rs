@@ -99,6 +99,9 @@ pub struct PlannedSink {
     /// Its type, its configuration after overrides and the columns it is given: while it is the same, the sink can run
     /// on.
     pub identity: Fingerprint,
+    /// What its rows mean: everything between the sources and the sink. Deliveries of two graphs have the same names only
+    /// if this is the same, so that what another graph makes of a record is not taken for a repetition.
+    pub lineage: Fingerprint,
     /// The running part.
     pub sink: Box<dyn Sink>,
     /// Whether it writes to a receiver that may be away.

@@ -59,8 +59,9 @@ impl Position {
 /// can tell a repetition from news.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct DeliveryId {
-    /// `installation/pipeline/sink`; without a log an incarnation stands for the installation, since nothing
-    /// can be replayed then.
+    /// `installation/pipeline/sink/lineage`, the last of these a digest of what leads to the sink: another graph makes
+    /// other rows of the same record, and these are news. Without a log an incarnation stands for the installation,
+    /// since nothing can be replayed then.
     pub origin: Arc<str>,
     /// Offset of the log record that caused the delivery.
     pub offset: u64,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::support::{Message, Plant, Running, free_port, metric, read_request, text, tidegate};
+use crate::support::{Message, Plant, Running, free_port, metric, read_request, series, text, tidegate};
 
 /// What a server does with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -304,4 +304,65 @@ fn while_the_server_is_away_epochs_commit_and_a_stop_is_quick_and_later_everythi
     assert!(sent.status.success());
     assert_eq!(list(), "no dead letters\n");
     assert_eq!(seen.lock().unwrap().rows().len() as u64, ROWS + told, "they arrive under names of their own");
+}
+
+#[test]
+fn what_a_changed_file_makes_of_records_whose_rows_are_spooled_already_arrives_too() {
+    let seen = Arc::new(Mutex::new(Seen::default()));
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    let message = |n| Message::new("rows", format!("{{\"ts\":{},\"n\":{n}}}", 1_700_000_000_000 + n));
+    let plant = Plant::start(vec![("rows", (0..ROWS).map(message).collect())]);
+    let directory = tempfile::tempdir().unwrap();
+    let pipeline = to_cloud(directory.path(), plant.port, address, "");
+    let data = directory.path().join("data").display().to_string();
+    let extra = ["--data-dir", data.as_str()];
+    // Another sink answers no epoch, so none with rows is committed: what is in the spool is synced, and every start goes
+    // on from the log's first record.
+    let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let stuck = silent.local_addr().unwrap();
+    let written =
+        std::fs::read_to_string(&pipeline).unwrap().replace("inputs = [\"plant\"]", "inputs = [\"some\"]");
+    let divisible_by = |number: u64| {
+        let operators = format!(
+            "[operator.some]\ntype = \"filter\"\ninputs = [\"plant\"]\nwhere = \"n % {number} = 0\"\n[operator.few]\n\
+             type = \"filter\"\ninputs = [\"plant\"]\nwhere = \"n < 50\"\n[sink.stuck]\ntype = \"http\"\n\
+             inputs = [\"few\"]\nurl = \"http://{stuck}/rows\"\ntimeout = \"300ms\"\nspool = \"off\"\n"
+        );
+        std::fs::write(&pipeline, written.clone() + &operators).unwrap();
+    };
+    let spooled = |running: &Running| {
+        running.wait_for("an epoch that waits for the other sink alone", |metrics| {
+            let owed = |sink| series(metrics, "tidegate_epochs_owed", &[("node", sink)]);
+            owed("stuck") >= 1.0 && owed("cloud") == 0.0
+        });
+    };
+
+    divisible_by(3);
+    let running = Running::start(&pipeline, &extra);
+    running.wait_for("all acknowledgements", |_| plant.acknowledged("rows") as u64 == ROWS);
+    spooled(&running);
+    running.kill();
+    divisible_by(2);
+    let running = Running::start(&pipeline, &extra);
+    spooled(&running);
+    running.kill();
+    // With the same file nothing comes twice.
+    listen(address, &seen);
+    drop(silent);
+    let few = Arc::new(Mutex::new(Seen::default()));
+    listen(stuck, &few);
+    let running = Running::start(&pipeline, &extra);
+    running.wait_for("all rows", |metrics| {
+        let came = seen.lock().unwrap().rows().last() == Some(&(ROWS - 2));
+        came && metric(metrics, "tidegate_spool_entries") == 0.0
+    });
+    assert_eq!(running.terminate(), Some(0));
+    let seen = seen.lock().unwrap();
+    let rows = seen.rows();
+    let (before, after) = rows.split_at(rows.len() - (ROWS / 2) as usize);
+    assert_eq!(after, (0..ROWS).step_by(2).collect::<Vec<_>>(), "all that the changed file makes, once");
+    assert!(!before.is_empty());
+    assert_eq!(before, (0..ROWS).step_by(3).take(before.len()).collect::<Vec<_>>(), "what was synced before");
+    assert_eq!(seen.repeated, 0);
+    assert_eq!(few.lock().unwrap().rows(), (0..50).collect::<Vec<_>>(), "what did not change came once");
 }

@@ -11,7 +11,9 @@ use tracing::{info, warn};
 use super::{Ready, Replaying, Run, Supervisor};
 use crate::clock::Clock;
 use crate::config::{LogKeys, Pipeline, PlannedSink, Renamed};
-use crate::core::{Engine, Epoch, Graph, ModelSlot, Position, Restored, SequencerSettings, Snapshot, Start};
+use crate::core::{
+    Engine, Epoch, Fingerprint, Graph, ModelSlot, Position, Restored, SequencerSettings, Snapshot, Start,
+};
 use crate::error::{Error, Result};
 use crate::registry::Companion;
 use crate::runtime::activity::Held;
@@ -58,6 +60,7 @@ impl Supervisor {
             .filter_map(|node| Some((node.name.clone(), node.models.clone()?)))
             .collect();
         let sink_names: Vec<String> = sinks.iter().map(|sink| sink.name.clone()).collect();
+        let lineages: Vec<Fingerprint> = sinks.iter().map(|sink| sink.lineage).collect();
         let spooled: Vec<String> =
             sinks.iter().filter(|sink| sink.spool.is_some()).map(|sink| sink.name.clone()).collect();
         let sinks = self.with_spools(sinks, &metrics);
@@ -76,11 +79,13 @@ impl Supervisor {
             Some(data) => data.installation().to_owned(),
             None => uuid::Uuid::new_v4().to_string(),
         };
-        let origin = |sink: &String| format!("{installation}/{}/{sink}", self.name).into();
+        let origin = |(sink, lineage): (&String, &Fingerprint)| {
+            format!("{installation}/{}/{sink}/{:016x}", self.name, lineage.0).into()
+        };
         let lines = EngineLines {
             feed: feed_in,
             sinks: exits.deliveries,
-            origins: sink_names.iter().map(origin).collect(),
+            origins: sink_names.iter().zip(&lineages).map(origin).collect(),
             reports,
             deadline,
             stats: Arc::clone(&metrics.engine),
