@@ -346,7 +346,7 @@ impl Coordinator {
             Report::Synced { below, positions, grown_bytes, log_bytes, retained_bytes } => {
                 debug!(below, log_bytes, retained_bytes, "log synced");
                 self.sequencer.logged(grown_bytes, log_bytes);
-                self.metrics.set_log_bytes(log_bytes + retained_bytes);
+                self.metrics.log_synced(grown_bytes, log_bytes + retained_bytes);
                 for (input, position) in positions {
                     let _ = self.lines.sources[input].1.send(position);
                 }

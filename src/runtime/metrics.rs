@@ -72,6 +72,9 @@ pub struct PipelineMetrics {
     /// What the engine has done.
     pub engine: Arc<Mutex<EngineStats>>,
     log_bytes: AtomicU64,
+    /// Bytes appended to the log, and syncs of it, since the pipeline's start.
+    log_written: AtomicU64,
+    log_syncs: AtomicU64,
     epoch: AtomicU64,
     owed: Mutex<Vec<Owed>>,
     /// Since when checkpoints cannot be written, and why.
@@ -134,6 +137,8 @@ impl PipelineMetrics {
             sink_names,
             engine: Arc::default(),
             log_bytes: AtomicU64::new(0),
+            log_written: AtomicU64::new(0),
+            log_syncs: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
             owed: Mutex::default(),
             unsaved: Mutex::default(),
@@ -157,7 +162,9 @@ impl PipelineMetrics {
             }
         }
         self.started = before.started;
+        let (written, syncs) = before.log_writes();
         self.log_bytes = AtomicU64::new(before.log_bytes.load(Relaxed));
+        (self.log_written, self.log_syncs) = (AtomicU64::new(written), AtomicU64::new(syncs));
         self.epoch = AtomicU64::new(before.committed());
         if let Ok(submitted) = before.submitted.lock() {
             self.submitted = Mutex::new(submitted.clone());
@@ -217,8 +224,10 @@ impl PipelineMetrics {
         &self.source_names[input]
     }
 
-    pub(super) fn set_log_bytes(&self, bytes: u64) {
+    pub(super) fn log_synced(&self, grown_bytes: u64, bytes: u64) {
         self.log_bytes.store(bytes, Relaxed);
+        self.log_written.fetch_add(grown_bytes, Relaxed);
+        self.log_syncs.fetch_add(1, Relaxed);
     }
 
     pub(super) fn set_committed(&self, epoch: Epoch) {
@@ -309,6 +318,11 @@ impl PipelineMetrics {
     /// Bytes of the input log.
     pub fn log_bytes(&self) -> u64 {
         self.log_bytes.load(Relaxed)
+    }
+
+    /// Bytes appended to the input log, and how often it was synced, since the pipeline's start.
+    pub fn log_writes(&self) -> (u64, u64) {
+        (self.log_written.load(Relaxed), self.log_syncs.load(Relaxed))
     }
 
     /// The counts as a display needs them.
@@ -437,6 +451,9 @@ fn collect(metrics: &PipelineMetrics, families: &mut Families) {
     let call_max = Duration::as_secs_f64(&engine.call_max);
     add("tidegate_engine_call_seconds_max".to_owned(), "gauge", &[], call_max);
     add("tidegate_log_bytes".to_owned(), "gauge", &[], metrics.log_bytes.load(Relaxed) as f64);
+    let (written, syncs) = metrics.log_writes();
+    add("tidegate_log_written_bytes_total".to_owned(), "counter", &[], written as f64);
+    add("tidegate_log_syncs_total".to_owned(), "counter", &[], syncs as f64);
     add("tidegate_epoch".to_owned(), "gauge", &[], metrics.committed() as f64);
     let mut owed: BTreeMap<String, u64> = BTreeMap::new();
     for epoch in metrics.owed() {

@@ -3,7 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 
@@ -21,6 +21,9 @@ pub struct FirehoseArgs {
     /// Connect to a server on this port of this machine, instead of being one.
     #[arg(long)]
     pub to: Option<u16>,
+    /// Messages a second; without it as fast as the socket takes them.
+    #[arg(long)]
+    pub rate: Option<u32>,
 }
 
 /// Event time of the first message, in milliseconds since 1970.
@@ -31,6 +34,9 @@ const BLOCK: u64 = 1000;
 
 /// Devices that take turns.
 const DEVICES: u64 = 100;
+
+/// Parts of a block, each sent at its time, where there is a rate.
+const SLICES: u64 = 100;
 
 /// Unacknowledged messages under way at QoS 1.
 const IN_FLIGHT_MAX: u64 = 60_000;
@@ -131,7 +137,7 @@ const SERVER_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// As a client: connects, as soon as there is a server.
 fn publish(port: u16, args: &FirehoseArgs) -> std::io::Result<()> {
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let mut stream = loop {
         match TcpStream::connect(("127.0.0.1", port)) {
             Ok(stream) => break stream,
@@ -145,25 +151,38 @@ fn publish(port: u16, args: &FirehoseArgs) -> std::io::Result<()> {
     pour(stream, args)
 }
 
-/// Sends everything, and waits until the other side closes, as it does when it has everything.
+/// Sends everything, and waits until all is acknowledged or the other side closes, as it does when it has everything.
 fn pour(mut stream: TcpStream, args: &FirehoseArgs) -> std::io::Result<()> {
     let acknowledged = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
     let reader = read_acknowledgements(stream.try_clone()?, std::sync::Arc::clone(&acknowledged));
+    let acknowledged = || acknowledged.load(std::sync::atomic::Ordering::Relaxed);
     let mut block = Block::new(args.qos);
+    let begun = Instant::now();
     let mut sent = 0;
     while sent < args.messages {
-        while args.qos > 0
-            && sent + BLOCK > acknowledged.load(std::sync::atomic::Ordering::Relaxed) + IN_FLIGHT_MAX
-        {
+        while args.qos > 0 && sent + BLOCK > acknowledged() + IN_FLIGHT_MAX && !reader.is_finished() {
             std::thread::sleep(Duration::from_micros(200));
         }
         block.set(sent);
         let count = BLOCK.min(args.messages - sent);
-        let end = if count < BLOCK { packet_start(&block, count as usize) } else { block.bytes.len() };
-        stream.write_all(&block.bytes[..end])?;
+        let slices = args.rate.map_or(1, |_| SLICES.min(count));
+        for slice in 0..slices {
+            if let Some(rate) = args.rate {
+                let due = Duration::from_secs_f64((sent + count * slice / slices) as f64 / f64::from(rate));
+                std::thread::sleep(due.saturating_sub(begun.elapsed()));
+            }
+            let from = packet_start(&block, (count * slice / slices) as usize);
+            let to = packet_start(&block, (count * (slice + 1) / slices) as usize);
+            stream.write_all(&block.bytes[from..to])?;
+        }
         sent += count;
     }
-    let _ = reader.join();
+    while args.qos > 0 && acknowledged() < sent && !reader.is_finished() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    if args.qos == 0 {
+        let _ = reader.join();
+    }
     Ok(())
 }
 

@@ -7,7 +7,8 @@ use std::time::Instant;
 use rumqttc::{AsyncClient, Event, Incoming, MqttOptions, QoS};
 use serde::Deserialize;
 
-use super::{Measured, Variant, VariantArgs, usage};
+use super::broker::CLIENT;
+use super::{LogWrites, Measured, Variant, VariantArgs, usage};
 use crate::cli::run::runtime;
 use crate::error::{Error, Result};
 
@@ -104,8 +105,9 @@ pub fn run(args: &VariantArgs) -> Result<Measured> {
 }
 
 async fn consume(args: &VariantArgs) -> Result<Measured> {
-    let mut options = MqttOptions::new("bench", "127.0.0.1", args.port);
+    let mut options = MqttOptions::new(CLIENT, "127.0.0.1", args.port);
     options.set_max_packet_size(1 << 20, 1 << 20);
+    options.set_clean_session(!args.resume);
     let (client, mut events) = AsyncClient::new(options, 100);
     let qos = if args.qos == 0 { QoS::AtMostOnce } else { QoS::AtLeastOnce };
     let failed = |error: String| Error::unavailable(error);
@@ -145,6 +147,6 @@ async fn consume(args: &VariantArgs) -> Result<Measured> {
     windows.close().map_err(io)?;
     windows.out.flush().map_err(io)?;
     std::hint::black_box(checksum);
-    let (cpu_seconds, peak_bytes) = usage::of_this_process()?;
-    Ok(Measured { messages, seconds, cpu_seconds, peak_bytes, windows: windows.written })
+    let used = usage::of_this_process()?;
+    Ok(used.measured(messages, seconds, windows.written, LogWrites::default()))
 }

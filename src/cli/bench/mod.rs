@@ -4,6 +4,7 @@
 //! time and peak memory are the operating system's account of the variant's process. Variants take turns, so
 //! that a machine whose speed drifts treats them alike; medians are printed.
 
+mod broker;
 mod cut;
 mod firehose;
 mod loops;
@@ -12,7 +13,7 @@ mod tidegate;
 mod usage;
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -39,6 +40,8 @@ pub enum What {
     Ingest(IngestArgs),
     /// The engine's pause at a cut, and what a checkpoint writes, by the number of keys.
     Cut(cut::CutArgs),
+    /// Through a Mosquitto at QoS 1: how near it comes to what the broker, the round trip and the disk allow.
+    Broker(broker::BrokerArgs),
     /// One variant, as a child process of `ingest`.
     #[command(hide = true)]
     Variant(VariantArgs),
@@ -64,6 +67,9 @@ pub struct IngestArgs {
     /// Only this quality of service, 0 or 1.
     #[arg(long, value_parser = clap::value_parser!(u8).range(0..=1))]
     pub qos: Option<u8>,
+    /// Messages a second; without it as fast as they are taken.
+    #[arg(long)]
+    pub rate: Option<u32>,
     /// Print one JSON object per line instead of the table.
     #[arg(long)]
     pub json: bool,
@@ -100,6 +106,33 @@ impl Variant {
     fn logs(self) -> bool {
         matches!(self, Self::PipelineLog | Self::ListenLog)
     }
+
+    fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
+    /// Starts it as a process of its own.
+    fn start(self, port: u16, messages: u64, qos: u8, resume: bool, directory: &Path) -> Result<Child> {
+        let program = std::env::current_exe().map_err(|error| Error::io("finding this program", &error))?;
+        Command::new(&program)
+            .args(["--log-level", "error", "bench", "variant", &self.name(), "--port", &port.to_string()])
+            .args(["--messages", &messages.to_string(), "--qos", &qos.to_string()])
+            .args(resume.then_some("--resume"))
+            .arg("--directory")
+            .arg(directory)
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| Error::io("starting the variant", &error))
+    }
+
+    /// Waits for its end, and for what it says then.
+    fn reports(self, process: &mut Child) -> Result<Measured> {
+        let line = first_line(process);
+        let _ = process.wait();
+        let line = line?;
+        serde_json::from_str(&line)
+            .map_err(|error| Error::data(format!("{} reports `{}`: {error}", self.name(), line.trim())))
+    }
 }
 
 /// Arguments of a variant.
@@ -117,6 +150,9 @@ pub struct VariantArgs {
     /// Quality of service.
     #[arg(long)]
     pub qos: u8,
+    /// Go on with the session that the broker keeps.
+    #[arg(long)]
+    pub resume: bool,
     /// Where results go.
     #[arg(long)]
     pub directory: PathBuf,
@@ -135,6 +171,19 @@ pub struct Measured {
     pub peak_bytes: u64,
     /// Windows written, as a check that the work was done.
     pub windows: u64,
+    /// What it wrote to its log.
+    pub log: LogWrites,
+    /// Bytes that the process gave to the disk, as the operating system counts them.
+    pub disk_bytes: u64,
+}
+
+/// What was written to a log.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct LogWrites {
+    /// Bytes appended.
+    pub bytes: u64,
+    /// Times that it was synced.
+    pub syncs: u64,
 }
 
 /// Runs a benchmark.
@@ -145,6 +194,7 @@ pub fn run(args: BenchArgs, registry: &Registry) -> Outcome {
     match args.what {
         What::Ingest(args) => ingest(&args),
         What::Cut(args) => cut::run(&args, registry),
+        What::Broker(args) => broker::run(&args),
         What::Variant(args) => {
             let measured = match args.variant {
                 Variant::Bare | Variant::Value | Variant::Loop => loops::run(&args)?,
@@ -181,7 +231,7 @@ fn ingest(args: &IngestArgs) -> Outcome {
         for run in 0..args.runs {
             for (variant, name, measured) in &mut results {
                 eprintln!("QoS {qos}, run {} of {}: {name}", run + 1, args.runs);
-                measured.push(measure(*variant, args.messages, qos)?);
+                measured.push(measure(*variant, args.messages, qos, args.rate)?);
             }
         }
         if args.json {
@@ -226,13 +276,13 @@ fn bench_directory() -> PathBuf {
 }
 
 /// One run of a variant against a fresh sender.
-fn measure(variant: Variant, messages: u64, qos: u8) -> Result<Measured> {
+fn measure(variant: Variant, messages: u64, qos: u8, rate: Option<u32>) -> Result<Measured> {
     let program = std::env::current_exe().map_err(|error| Error::io("finding this program", &error))?;
     let failed = |what: &str, error: &std::io::Error| Error::io(format!("starting the {what}"), error);
     let start_sender = |to: Option<u16>| {
         let mut sender = Command::new(&program);
         sender.args(["bench", "firehose", "--messages", &messages.to_string(), "--qos", &qos.to_string()]);
-        sender.args(to.map(|port| format!("--to={port}")));
+        sender.args(to.map(|port| format!("--to={port}"))).args(rate.map(|rate| format!("--rate={rate}")));
         sender.stdout(Stdio::piped()).spawn().map_err(|error| failed("sender", &error))
     };
     let (port, sender) = if variant.listens() {
@@ -248,26 +298,16 @@ fn measure(variant: Variant, messages: u64, qos: u8) -> Result<Measured> {
     let _ = std::fs::remove_dir_all(&directory);
     std::fs::create_dir_all(&directory)
         .map_err(|error| Error::io("making a directory for results", &error))?;
-    let name = variant.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
-    let mut consumer = Command::new(&program)
-        .args(["--log-level", "error", "bench", "variant", &name, "--port", &port.to_string()])
-        .args(["--messages", &messages.to_string(), "--qos", &qos.to_string(), "--directory"])
-        .arg(&directory)
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(|error| failed("variant", &error))?;
+    let mut consumer = variant.start(port, messages, qos, false, &directory)?;
     let mut sender = match sender {
         Some(sender) => sender,
         None => start_sender(Some(port))?,
     };
-    let line = first_line(&mut consumer);
-    let _ = consumer.wait();
+    let measured = variant.reports(&mut consumer);
     let _ = sender.kill();
     let _ = sender.wait();
     let _ = std::fs::remove_dir_all(&directory);
-    let line = line?;
-    serde_json::from_str(&line)
-        .map_err(|error| Error::data(format!("{name} reports `{}`: {error}", line.trim())))
+    measured
 }
 
 /// A port that was free a moment ago.
@@ -318,6 +358,15 @@ fn print_table(qos: u8, messages: u64, results: &[(Variant, &str, Vec<Measured>)
             ratio(plain),
             median(measured.iter().map(|run| run.peak_bytes as f64)) / f64::from(1 << 20),
             measured.first().map_or(0, |run| run.windows),
+        );
+    }
+    for (_, name, measured) in results.iter().filter(|(variant, ..)| variant.logs()) {
+        let per = |of: fn(&Measured) -> f64| median(measured.iter().map(of));
+        println!(
+            "{name}: {:.1} bytes of log a message, {:.1} bytes to the disk in all, {:.0} syncs a second",
+            per(|run| run.log.bytes as f64 / run.messages as f64),
+            per(|run| run.disk_bytes as f64 / run.messages as f64),
+            per(|run| run.log.syncs as f64 / run.seconds),
         );
     }
 }

@@ -3,7 +3,8 @@
 use std::io::{BufRead, BufReader};
 use std::time::{Duration, Instant};
 
-use super::{Measured, VariantArgs, usage};
+use super::broker::CLIENT;
+use super::{LogWrites, Measured, VariantArgs, usage};
 use crate::builtin;
 use crate::cli::PipelineArgs;
 use crate::cli::files::{LoadFailure, load_text};
@@ -34,11 +35,12 @@ pub fn run(args: &VariantArgs) -> Result<Measured> {
         // As many under way as the sender likes.
         (PIPELINE.replace(MQTT, &listen), vec!["source.plant.in_flight=65535".to_owned()])
     } else {
-        let set = vec![
+        let mut set = vec![
             format!("source.plant.url=\"mqtt://127.0.0.1:{}\"", args.port),
             format!("source.plant.qos={}", args.qos),
             format!("source.plant.ack=\"{}\"", if log { "safe" } else { "receive" }),
         ];
+        set.extend(args.resume.then(|| format!("source.plant.client_id=\"{CLIENT}\"")));
         (PIPELINE.to_owned(), set)
     };
     let pipeline = PipelineArgs {
@@ -58,7 +60,7 @@ pub fn run(args: &VariantArgs) -> Result<Measured> {
         // Set behind the check, which refuses a log over QoS 0: its cost there is a figure, not a promise.
         pipeline.settings.log.mode = LogMode::On;
     }
-    let (messages, seconds) = runtime()?.block_on(async {
+    let (messages, seconds, log) = runtime()?.block_on(async {
         let running = start(pipeline).await?;
         let mut first = None;
         let mut task = running.task;
@@ -70,19 +72,25 @@ pub fn run(args: &VariantArgs) -> Result<Measured> {
                 }
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
-            let rows = running.served.metrics().totals().source_rows;
+            let metrics = running.served.metrics();
+            let rows = metrics.totals().source_rows;
             if rows > 0 {
                 first.get_or_insert_with(Instant::now);
             }
             if rows >= args.messages {
                 let _ = running.requests.send(Request::Stop).await;
                 task.await.map_err(|error| Error::data(error.to_string()))??;
-                return Ok((rows, first.map_or(0.0, |first| first.elapsed().as_secs_f64())));
+                let (bytes, syncs) = metrics.log_writes();
+                return Ok((
+                    rows,
+                    first.map_or(0.0, |first| first.elapsed().as_secs_f64()),
+                    LogWrites { bytes, syncs },
+                ));
             }
         }
     })?;
-    let (cpu_seconds, peak_bytes) = usage::of_this_process()?;
+    let used = usage::of_this_process()?;
     let file = std::fs::File::open(&out).map_err(|error| Error::io(out.display(), &error))?;
     let windows = BufReader::new(file).lines().count() as u64;
-    Ok(Measured { messages, seconds, cpu_seconds, peak_bytes, windows })
+    Ok(used.measured(messages, seconds, windows, log))
 }
