@@ -82,6 +82,8 @@ pub(super) struct Surroundings {
 pub(super) struct Lost {
     /// Bits that have rotted.
     pub flips: u64,
+    /// The bytes that they were in, by file and place.
+    pub rotten: BTreeSet<(String, usize)>,
     /// Those of them in the log.
     pub log_flips: u64,
     /// Checkpoints written since the last one rotted. Two are kept, so where there are two one may rot.

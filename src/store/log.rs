@@ -51,6 +51,9 @@ pub struct Log {
     pub(super) doubtful: Option<Segment>,
     /// Segments that others with the same first offset stand in for; removed at the same time.
     pub(super) superseded: Vec<SegmentId>,
+    /// A segment that was only begun. It proves that all offsets before it are spent, so it stays until what is durable
+    /// proves it too.
+    pub(super) begun: Option<SegmentId>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -220,6 +223,11 @@ impl Log {
         self.pending_count = 0;
         self.pending.truncate(block::HEADER_BYTES);
         self.cut_doubtful();
+        let stands_for = |last: &Segment, begun: &SegmentId| last.id.base == begun.base && last.id > *begun;
+        if self.segments.last().is_some_and(|last| self.begun.is_some_and(|begun| stands_for(last, &begun))) {
+            self.superseded.extend(self.begun.take());
+            self.cut_doubtful();
+        }
         Ok(self.pending_first)
     }
 
@@ -267,10 +275,16 @@ impl Log {
     }
 
     fn begin_segment(&mut self) -> Result<Writing> {
+        if self.begun.is_some_and(|begun| begun.base < self.pending_first) {
+            self.forget_begun()?;
+        }
         if self.next_id.base != self.pending_first {
             self.next_id = SegmentId { base: self.pending_first, generation: 0 };
         }
-        let id = self.next_id;
+        let mut id = self.next_id;
+        if let Some(begun) = self.begun.filter(|begun| begun.base == id.base) {
+            id.generation = id.generation.max(begun.generation.saturating_add(1));
+        }
         // Never the same name twice, whatever becomes of this file.
         self.next_id.generation = id.generation.saturating_add(1);
         let file = self.store.create(&id.path(&self.dir))?;
@@ -288,6 +302,20 @@ impl Log {
         if let Some(writing) = self.writing.take() {
             self.store.close(writing.file);
         }
+    }
+
+    /// Removes the segment that was only begun, durably: were it to come back behind a segment that goes on beyond its
+    /// first offset, and before another, the records between would be out of sight.
+    pub(super) fn forget_begun(&mut self) -> Result<()> {
+        if let Some(begun) = self.begun {
+            let path = begun.path(&self.dir);
+            if self.store.len(&path).is_ok() {
+                self.store.remove(&path)?;
+            }
+            self.store.sync_dir(&self.dir)?;
+            self.begun = None;
+        }
+        Ok(())
     }
 
     /// Gives up a file after a failed write or sync. Cutting off what is in doubt only saves room (think of a full
@@ -909,6 +937,53 @@ mod tests {
         let (records, damages) = read_all(&mut log, 0);
         assert_eq!(records, [expected(0..9), expected(12..15)].concat());
         assert_eq!(damages.records, 3);
+    }
+
+    #[test]
+    fn that_proof_stays_through_starts_that_die_until_something_durable_says_the_same() {
+        // A segment that was only begun behind the last block, which is whole or has rotted.
+        for rotten in [false, true] {
+            let (memory, path, mut bytes) = one_segment();
+            let last = bytes.len() - 3;
+            bytes[last] ^= u8::from(rotten);
+            memory.plant(&path, bytes);
+            let begun = SegmentId { base: 12, generation: 0 };
+            memory.plant(&begun.path(DIR), begun.head(0).to_vec());
+            for operations in 0..24 {
+                for seed in 0..8 {
+                    let memory = memory.fork();
+                    let full = Faults { disk_bytes_max: Some(memory.used_bytes()), ..Faults::default() };
+                    memory.set_faults(match operations {
+                        0 => full,
+                        _ => Faults { fail_after: Some(operations / 2), ..Faults::default() },
+                    });
+                    // Some of these starts get far enough to append.
+                    if let Ok((mut log, _)) = Log::open(memory.share(), DIR, SMALL) {
+                        assert_eq!(log.next_offset(), 12);
+                        if operations % 2 == 1 {
+                            log.append(&bytes_of(12)).unwrap();
+                            let _ = log.sync();
+                        }
+                    }
+                    memory.set_faults(Faults::default());
+                    if seed > 0 {
+                        memory.crash(seed);
+                    }
+                    let (mut log, _) = open(&memory);
+                    assert!(log.next_offset() >= 12, "rotten {rotten}, {operations} operations, seed {seed}");
+                    // It stands in nobody's way: neither now, nor as a name, nor if it comes back.
+                    fill(&mut log, 40);
+                    drop(log);
+                    memory.crash(seed);
+                    let (mut log, _) = open(&memory);
+                    let from = if rotten { 12 } else { 0 };
+                    let (records, _) = read_all(&mut log, 0);
+                    assert!(records.ends_with(&expected(from..40)), "rotten {rotten}: {records:?}");
+                    let left = memory.contents(&begun.path(DIR));
+                    assert!(left.is_none_or(|bytes| bytes.len() > HEAD_BYTES as usize));
+                }
+            }
+        }
     }
 
     #[test]

@@ -27,6 +27,9 @@ impl Log {
         if log.pending_count > 0 {
             report.in_doubt = log.sync().err();
         }
+        if log.pending_count == 0 && log.begun.is_some_and(|begun| begun.base <= log.pending_first) {
+            log.forget_begun()?;
+        }
         log.skip_to(log.options.offset_min, &mut report)?;
         log.count_retained();
         report.segments = log.segments.len();
@@ -53,6 +56,7 @@ impl Log {
             packer: options.compress.then(Packer::new).transpose()?,
             doubtful: None,
             superseded: Vec::new(),
+            begun: None,
         })
     }
 
@@ -106,11 +110,15 @@ impl Log {
                 report.heads_damaged += u64::from(head.is_none());
                 break;
             }
-            // Not one block in it was ever durable. It must go: the segment before would end where it begins. That
-            // it was begun proves that all records before it were durable, so their offsets are spent.
+            // Not one block in it was ever durable, so it counts for nothing: the segment before would end where it
+            // begins. But that it was begun proves that all records before it were durable, so their offsets are spent,
+            // and should their last block be damaged, nothing else does. Of several the last says it all.
             let path = id.path(&self.dir);
             report.torn_bytes += self.store.len(&path)?;
-            self.store.remove(&path)?;
+            match self.begun {
+                None => self.begun = Some(id),
+                Some(_) => self.store.remove(&path)?,
+            }
             self.options.offset_min = self.options.offset_min.max(id.base);
         }
         for (at, (id, head)) in kept.iter().enumerate() {
