@@ -53,6 +53,8 @@ const IMPURE: &[(&str, &str)] = &[
 
 /// Which parts of the crate each part may use. What is not named here may be used by nobody but itself.
 const MAY_USE: &[(&str, &[&str])] = &[
+    // Run before the program is built.
+    ("build", &[]),
     ("error", &[]),
     ("units", &["core", "error"]),
     ("core", &["error"]),

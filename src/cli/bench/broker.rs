@@ -19,7 +19,8 @@ use crate::error::{Error, Result};
 #[command(after_help = "Example:
   tidegate bench broker --messages 200000 --in-flight 20,1000
 
-It needs `mosquitto` in the path. Messages are published before they are taken, so the publisher costs nothing then.")]
+It needs `mosquitto` in the path. Messages are published before they are taken, so the publisher costs nothing then; with
+--live while they are taken.")]
 pub struct BrokerArgs {
     /// Messages in each run.
     #[arg(long, default_value_t = 200_000)]
@@ -30,6 +31,9 @@ pub struct BrokerArgs {
     /// Runs of each variant; the median counts.
     #[arg(long, default_value_t = 3)]
     pub runs: usize,
+    /// Publish while messages are taken.
+    #[arg(long)]
+    pub live: bool,
     /// Print one JSON object per line instead of the table.
     #[arg(long)]
     pub json: bool,
@@ -151,7 +155,8 @@ struct Run {
 }
 
 impl Run {
-    fn measure(messages: u64, in_flight: u16) -> Result<Self> {
+    fn measure(args: &BrokerArgs, in_flight: u16) -> Result<Self> {
+        let messages = args.messages;
         let directory = bench_directory();
         let mut round_trip_seconds = 0.0;
         let mut taken = |variant: Variant| -> Result<Measured> {
@@ -159,8 +164,14 @@ impl Run {
             std::fs::create_dir_all(&directory).map_err(|error| Error::io(directory.display(), &error))?;
             let broker = Broker::start(&directory, in_flight)?;
             round_trip_seconds = broker.subscribe()?;
-            broker.publish(messages)?;
-            variant.reports(&mut variant.start(broker.port, messages, 1, true, &directory)?)
+            if !args.live {
+                broker.publish(messages)?;
+            }
+            let mut consumer = variant.start(broker.port, messages, 1, true, &directory)?;
+            if args.live {
+                broker.publish(messages)?;
+            }
+            variant.reports(&mut consumer)
         };
         let (bare, tidegate) = (taken(Variant::Bare)?, taken(Variant::PipelineLog)?);
         let sync_seconds = sync_seconds(&directory)?;
@@ -194,8 +205,7 @@ pub fn run(args: &BrokerArgs) -> Outcome {
         );
     }
     for in_flight in &args.in_flight {
-        let runs: Vec<Run> =
-            (0..args.runs).map(|_| Run::measure(args.messages, *in_flight)).collect::<Result<_>>()?;
+        let runs: Vec<Run> = (0..args.runs).map(|_| Run::measure(args, *in_flight)).collect::<Result<_>>()?;
         if args.json {
             runs.iter().for_each(|run| println!("{}", serde_json::json!(run)));
             continue;
