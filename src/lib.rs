@@ -12,6 +12,7 @@ pub mod config;
 pub mod core;
 pub mod embed;
 pub mod error;
+pub mod eval;
 pub mod expr;
 pub mod model;
 pub mod net;

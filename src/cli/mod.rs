@@ -7,6 +7,7 @@ pub mod check;
 pub mod dead_letters;
 pub mod decode;
 pub mod demo;
+pub mod eval;
 pub mod files;
 pub mod infer;
 pub mod log;
@@ -85,6 +86,8 @@ pub enum Command {
     Decode(decode::DecodeArgs),
     /// Train, inspect and try models.
     Model(model::ModelArgs),
+    /// Tell how good a detector is, on published benchmarks or labelled files.
+    Eval(eval::EvalArgs),
     /// Look at what could not be delivered or used, and send it again.
     DeadLetters(dead_letters::DeadLettersArgs),
     /// Look at sample payloads and write the `format` and `fields` of a source.
@@ -208,6 +211,7 @@ fn dispatch(cli: Cli, registry: &Registry) -> ExitCode {
         Command::Log(args) => log::run(&args),
         Command::Decode(args) => decode::run(&args).map_err(Failure::Error),
         Command::Model(args) => model::run(&args).map_err(Failure::Error),
+        Command::Eval(args) => eval::run(&args, registry),
         Command::DeadLetters(args) => dead_letters::run(&args, registry),
         Command::Infer(args) => infer::infer(&args),
         Command::Graph(args) => check::graph(&args, registry),

@@ -14,9 +14,10 @@ pub mod kernels;
 mod network;
 pub mod quant;
 mod quantize;
-mod random;
+pub(crate) mod random;
 #[cfg(test)]
 mod samples;
+pub mod streaming;
 pub mod train;
 pub mod verify;
 

@@ -5,7 +5,7 @@
 
 /// A seeded generator.
 #[derive(Debug, Clone)]
-pub(super) struct Random {
+pub(crate) struct Random {
     state: u64,
 }
 

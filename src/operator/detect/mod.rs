@@ -3,6 +3,7 @@
 mod network;
 mod numbers;
 mod robust;
+mod streaming;
 #[cfg(test)]
 mod tests;
 mod zscore;
@@ -17,10 +18,12 @@ use self::network::{Gate, Network};
 use self::numbers::is_numeric;
 pub(crate) use self::numbers::{ADDED, ModelName, Numbers, output_schema, with_scores};
 use self::robust::{Estimation, HalfLife};
+use self::streaming::{Alarms, Streaming};
 use self::zscore::RobustZ;
 use crate::core::schema::{TIME, time_type, type_name};
 use crate::core::{KeyLimits, Keys, ModelGate, ModelSlot, keys::OnFull};
 use crate::model::Kernel;
+use crate::model::streaming::ensemble::{Kind, Learned};
 use crate::registry::{Built, Checked, Context, Kept, OperatorConfig, Problem};
 use crate::units::Period;
 
@@ -44,12 +47,20 @@ use crate::units::Period;
 /// lasting change within about five half-lives. For normal noise the default threshold of 6 gives about one false
 /// alarm in a hundred million values; noise with heavy tails (Laplace) gives one in 1,000.
 ///
+/// `metric`, `signal` and `process` are ensembles of detectors that learn row by row, for each key, with nothing to set.
+/// Their score adds up in powers of ten: 3 is as rare as one row in a thousand, by what each detector has seen so far.
+/// `metric` is for one number about a machine or a service: it knows what the last hours looked like, the time of day, and
+/// records, which are alarms at once. `signal` is for sampled signals, one or several columns that belong together: what
+/// predicts the next row, shapes of the last rows, and the level. `process` is for a process that is normal at first: it
+/// learns `learn_rows` and watches the level of all columns together from then on. Keys of these take up to 64 KiB.
+///
 /// Rows without a score are counted as `unscored_rows`, with the reason `missing_values`, `warm_up`, `max_keys` or
 /// `no_model`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DetectConfig {
-    /// How rows are scored without a model. The only one: `robust_z`, which is also what happens without this key.
+    /// How rows are scored without a model: `robust_z`, which is also what happens without this key, or an ensemble for a
+    /// kind of data, `metric`, `signal` or `process`.
     #[serde(default)]
     method: Option<Method>,
     /// Where the model comes from.
@@ -59,10 +70,11 @@ pub struct DetectConfig {
     /// model picks its own among them, by name.
     #[serde(default)]
     columns: Option<Vec<String>>,
-    /// For `robust_z`: the columns that make the key. Each key has its own normal. Without it, all rows share one.
+    /// Without a model: the columns that make the key. Each key has its own normal. Without it, all rows share one.
     #[serde(default)]
     by: Vec<String>,
-    /// Rows with a score above this are anomalies. Without it 6 for `robust_z`, and for a model its own.
+    /// Rows with a score above this are anomalies. Without it 6 for `robust_z`, 3 for `metric`, 6 for `signal`, 6 for
+    /// `process`, and for a model its own.
     #[serde(default)]
     threshold: Option<f64>,
     /// For models: which code computes them. All give the same scores, bit for bit. To compare their cost, replay with
@@ -82,14 +94,24 @@ pub struct DetectConfig {
     #[serde(default)]
     #[schemars(range(min = 5))]
     warmup: Option<u32>,
-    /// For `robust_z`: the most keys at once, 100,000 without it. One takes 56 bytes per column, and its name.
+    /// For `metric`, `signal` and `process`: after so many rows of a key nothing more is learned. Without it, learning never
+    /// ends.
+    #[serde(default)]
+    #[schemars(range(min = 100))]
+    learn_rows: Option<u32>,
+    /// For `metric`, `signal` and `process`: for so many rows after an alarm of a key only records are alarms. 300 for
+    /// `metric` without it, else 0.
+    #[serde(default)]
+    refractory_rows: Option<u32>,
+    /// Without a model: the most keys at once, 100,000 without it. One takes 56 bytes per column, and its name; with
+    /// `metric`, `signal` and `process`, up to 64 KiB.
     #[serde(default)]
     #[schemars(range(min = 1))]
     max_keys: Option<usize>,
-    /// For `robust_z`: a key without rows for this long in event time is forgotten. Without it, keys stay.
+    /// Without a model: a key without rows for this long in event time is forgotten. Without it, keys stay.
     #[serde(default)]
     key_ttl: Option<Period>,
-    /// For `robust_z`: what happens to a new key when there are `max_keys`: `"refuse"` leaves its rows without a score,
+    /// Without a model: what happens to a new key when there are `max_keys`: `"refuse"` leaves its rows without a score,
     /// `"evict"` forgets the key that was seen longest ago (counted as `evicted_keys`).
     #[serde(default)]
     on_full: Option<OnFull>,
@@ -101,6 +123,12 @@ pub struct DetectConfig {
 pub enum Method {
     /// The distance from a running mean, in running deviations, both robust.
     RobustZ,
+    /// One number about a machine or a service.
+    Metric,
+    /// Sampled signals, one or several.
+    Signal,
+    /// Several columns of a process that is normal at first.
+    Process,
 }
 
 /// Where a model comes from: a file, a topic, or a file to begin with and a topic for news.
@@ -138,6 +166,12 @@ const THRESHOLD: f64 = 6.0;
 const HALF_LIFE: Period = Period::seconds(600);
 const WARM_UP: u32 = 100;
 const WARM_UP_MAX: u32 = 1_000_000;
+const METRIC_THRESHOLD: f64 = 3.0;
+const SIGNAL_THRESHOLD: f64 = 6.0;
+const PROCESS_THRESHOLD: f64 = 6.0;
+const METRIC_REFRACTORY_ROWS: u32 = 300;
+const LEARN_ROWS_MIN: u32 = 100;
+const KEY_BYTES_MAX: usize = 64 << 10;
 
 impl OperatorConfig for DetectConfig {
     const TYPE: &'static str = "detect";
@@ -155,6 +189,21 @@ threshold = 8.0
 max_keys = 1000
 key_ttl = "1d"
 on_full = "evict"
+"#,
+        r#"# The whole of a device's signals, with nothing to set.
+method = "signal"
+by = ["device"]
+columns = ["temp", "vib"]
+"#,
+        r#"# A process that ran well for its first hour.
+method = "process"
+columns = ["temp", "vib", "rpm"]
+learn_rows = 3600
+"#,
+        r#"# One number; for a day after an alarm, only records are another.
+method = "metric"
+columns = ["temp"]
+refractory_rows = 1440
 "#,
         r#"# A trained model, replaced by file or by MQTT while data flow.
 model = { file = "models/pump.tgm", topic = "plant/models/pump" }
@@ -179,7 +228,10 @@ model = { file = "models/pump.tgm", topic = "plant/models/pump" }
         let columns = self.columns(input, &mut problems);
         match self.model.clone() {
             Some(source) => self.build_network(&source, &columns, context, problems),
-            None => self.build_robust_z(&columns, input, problems),
+            None => match self.method.and_then(Method::kind) {
+                Some(kind) => self.build_streaming(kind, &columns, input, problems),
+                None => self.build_robust_z(&columns, input, problems),
+            },
         }
     }
 }
@@ -230,11 +282,16 @@ impl DetectConfig {
             ("max_keys", self.max_keys.is_some()),
             ("key_ttl", self.key_ttl.is_some()),
             ("on_full", self.on_full.is_some()),
+            ("learn_rows", self.learn_rows.is_some()),
+            ("refractory_rows", self.refractory_rows.is_some()),
         ];
         let without_model = [("kernel", self.kernel.is_some())];
+        if self.model.is_none() {
+            self.check_method(problems);
+        }
         let (keys, help) = match self.model {
             Some(_) => (&with_model[..], "a model brings its own normal; leave out this key or `model`"),
-            None => (&without_model[..], "`robust_z` has no kernels; leave out this key or name a `model`"),
+            None => (&without_model[..], "only models have kernels; leave out this key or name a `model`"),
         };
         for (key, _) in keys.iter().filter(|(_, given)| *given) {
             let with = if self.model.is_some() { "with" } else { "without" };
@@ -303,10 +360,101 @@ impl DetectConfig {
         if !(5..=WARM_UP_MAX).contains(&warm_up) {
             problems.push(Problem::new("warmup", format!("must be 5 to {WARM_UP_MAX}, not {warm_up}")));
         }
+        let half_life = self.half_life(&mut problems);
+        let (by, keys, limits) = self.keyed(input, problems)?;
+        let names: Vec<&String> = columns.iter().map(|place| input.field(*place).name()).collect();
+        let meaning = format!("{} of {names:?} by {:?} {:?}", zscore::NAME, self.by, limits.on_full);
+        let output = output_schema(input);
+        let estimation = Estimation { half_life, warm_up };
+        let operator = RobustZ::new(estimation, threshold, keys, by, columns.to_vec(), output.clone());
+        let bytes = columns.len() * size_of::<robust::Estimate>() + Kept::KEY_BYTES;
+        let max = if self.by.is_empty() { 1 } else { limits.max_keys };
+        let kept = vec![Kept { what: "keys", max, key: "max_keys", bytes }];
+        Ok(Built::new(operator, output, meaning).keeps(&self.by, kept))
+    }
+
+    /// Says of the keys of one method that they have no meaning with another.
+    fn check_method(&self, problems: &mut Vec<Problem>) {
+        let (keys, help): (&[(&str, bool)], _) = match self.method.and_then(Method::kind) {
+            Some(_) => (
+                &[
+                    ("half_life", self.half_life.is_some()),
+                    ("half_life_rows", self.half_life_rows.is_some()),
+                    ("warmup", self.warmup.is_some()),
+                ],
+                "only `robust_z` has it; leave out this key or change `method`",
+            ),
+            None => (
+                &[
+                    ("learn_rows", self.learn_rows.is_some()),
+                    ("refractory_rows", self.refractory_rows.is_some()),
+                ],
+                "only `metric`, `signal` and `process` have it; leave out this key or name one of these as `method`",
+            ),
+        };
+        for (key, _) in keys.iter().filter(|(_, given)| *given) {
+            problems.push(Problem::new(*key, "has no meaning with this method").help(help));
+        }
+    }
+
+    fn build_streaming(
+        &self,
+        kind: Kind,
+        columns: &[usize],
+        input: &SchemaRef,
+        mut problems: Vec<Problem>,
+    ) -> Checked<Built> {
+        self.check_unused(&mut problems);
+        let (threshold, refractory_rows) = match kind {
+            Kind::Metric => (METRIC_THRESHOLD, METRIC_REFRACTORY_ROWS),
+            Kind::Signal => (SIGNAL_THRESHOLD, 0),
+            Kind::Process => (PROCESS_THRESHOLD, 0),
+        };
+        let threshold = self.threshold.unwrap_or(threshold);
+        if !(threshold.is_finite() && threshold > 0.0) {
+            problems.push(Problem::new("threshold", "must be a number above 0"));
+        }
+        if self.learn_rows.is_some_and(|rows| rows < LEARN_ROWS_MIN) {
+            problems.push(Problem::new("learn_rows", format!("must be at least {LEARN_ROWS_MIN}")));
+        }
+        if kind == Kind::Metric && columns.len() > 1 {
+            problems.push(
+                Problem::new("columns", format!("`metric` looks at one column, not at {}", columns.len()))
+                    .help("name one, or take `method = \"signal\"`"),
+            );
+        }
+        if Learned::bytes_max(kind, columns.len()) > KEY_BYTES_MAX {
+            problems.push(
+                Problem::new(
+                    "columns",
+                    format!("{} columns together take more than 64 KiB a key", columns.len()),
+                )
+                .help("name fewer, or put several `detect` operators side by side"),
+            );
+        }
+        let (by, keys, limits) = self.keyed(input, problems)?;
+        let names: Vec<&String> = columns.iter().map(|place| input.field(*place).name()).collect();
+        let learn_rows = self.learn_rows.unwrap_or(u32::MAX);
+        let meaning =
+            format!("{kind:?} of {names:?} by {:?} {:?}, learns {learn_rows} rows", self.by, limits.on_full);
+        let output = output_schema(input);
+        let alarms = Alarms {
+            threshold,
+            refractory_rows: self.refractory_rows.unwrap_or(refractory_rows),
+            learn_rows,
+        };
+        let operator = Streaming::new(kind, alarms, keys, by, columns.to_vec(), output.clone());
+        let bytes = Learned::bytes_max(kind, columns.len()) + Kept::KEY_BYTES;
+        let max = if self.by.is_empty() { 1 } else { limits.max_keys };
+        let kept = vec![Kept { what: "keys", max, key: "max_keys", bytes }];
+        Ok(Built::new(operator, output, meaning).keeps(&self.by, kept))
+    }
+
+    /// The columns of the key and what holds them; or everything that is wrong.
+    fn keyed(&self, input: &SchemaRef, mut problems: Vec<Problem>) -> Checked<(Vec<usize>, Keys, KeyLimits)> {
         if self.max_keys == Some(0) {
             problems.push(Problem::new("max_keys", "must be at least 1"));
         }
-        let half_life = self.half_life(&mut problems);
         let by = self.keys(input, &mut problems);
         let limits = KeyLimits {
             max_keys: self.max_keys.unwrap_or(KeyLimits::default().max_keys),
@@ -318,15 +466,7 @@ impl DetectConfig {
             return Err(problems);
         }
         let keys = Keys::new(types, limits).map_err(|error| vec![Problem::new("by", error.message)])?;
-        let names: Vec<&String> = columns.iter().map(|place| input.field(*place).name()).collect();
-        let meaning = format!("{} of {names:?} by {:?} {:?}", zscore::NAME, self.by, limits.on_full);
-        let output = output_schema(input);
-        let estimation = Estimation { half_life, warm_up };
-        let operator = RobustZ::new(estimation, threshold, keys, by, columns.to_vec(), output.clone());
-        let bytes = columns.len() * size_of::<robust::Estimate>() + Kept::KEY_BYTES;
-        let max = if self.by.is_empty() { 1 } else { limits.max_keys };
-        let kept = vec![Kept { what: "keys", max, key: "max_keys", bytes }];
-        Ok(Built::new(operator, output, meaning).keeps(&self.by, kept))
+        Ok((by, keys, limits))
     }
 
     fn half_life(&self, problems: &mut Vec<Problem>) -> HalfLife {
@@ -367,6 +507,18 @@ impl DetectConfig {
             }
         }
         places
+    }
+}
+
+impl Method {
+    /// The ensemble that it is, if it is one.
+    fn kind(self) -> Option<Kind> {
+        match self {
+            Self::RobustZ => None,
+            Self::Metric => Some(Kind::Metric),
+            Self::Signal => Some(Kind::Signal),
+            Self::Process => Some(Kind::Process),
+        }
     }
 }
 

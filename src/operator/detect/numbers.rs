@@ -115,8 +115,20 @@ pub(crate) fn with_scores(
     threshold: f64,
     name: &ModelName,
 ) -> Result<RecordBatch> {
+    let anomalies: Vec<bool> = scores.iter().map(|score| *score > threshold).collect();
+    with_anomalies(batch, schema, scores, &anomalies, name)
+}
+
+/// The batch with the added columns. A score that is NaN becomes null.
+pub(super) fn with_anomalies(
+    batch: &RecordBatch,
+    schema: &SchemaRef,
+    scores: Vec<f64>,
+    anomalies: &[bool],
+    name: &ModelName,
+) -> Result<RecordBatch> {
     let rows = scores.len();
-    let anomalies = BooleanBuffer::collect_bool(rows, |row| scores[row] > threshold);
+    let anomalies = BooleanBuffer::collect_bool(rows, |row| anomalies[row]);
     let valid = NullBuffer::new(BooleanBuffer::collect_bool(rows, |row| !scores[row].is_nan()));
     let nulls = (valid.null_count() > 0).then_some(valid);
     let mut columns = batch.columns().to_vec();

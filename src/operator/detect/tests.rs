@@ -191,6 +191,9 @@ proptest! {
             "by = ['device']\nwarmup = 8\nhalf_life = '20s'",
             "warmup = 5\nhalf_life_rows = 15\ncolumns = ['temp']",
             "by = ['device']\nmax_keys = 2\non_full = 'evict'\nwarmup = 5",
+            "method = 'metric'\ncolumns = ['temp']\nthreshold = 0.5\nrefractory_rows = 7",
+            "method = 'signal'\nby = ['device']\nthreshold = 0.5",
+            "method = 'process'\nlearn_rows = 150\nthreshold = 1.0",
         ]),
         cuts in prop::collection::vec(1_i64..240, 0..12),
         restarts in prop::collection::vec(1_i64..240, 0..3),
@@ -213,6 +216,40 @@ proptest! {
             }
         }
         prop_assert_eq!(got, want);
+    }
+}
+
+#[test]
+fn an_ensemble_finds_what_breaks_out_and_one_alarm_is_not_followed_by_many() {
+    for method in ["metric", "signal", "process"] {
+        let columns = if method == "metric" { "columns = ['temp']" } else { "columns = ['temp', 'rpm']" };
+        let learn = if method == "process" { "learn_rows = 400" } else { "" };
+        let body = format!("method = '{method}'\nby = ['device']\n{columns}\n{learn}");
+        let alarms = |body: &str| -> usize {
+            let mut operator = build(body, &NoFiles).operator;
+            let (found, _) = feed(&mut *operator, rows(0, 2_100));
+            assert!(found.iter().all(|row| row.2.as_deref() == Some(method)));
+            let odd: Vec<(usize, f64)> = (0..60).map(|row| (3 * row, 75.0)).collect();
+            feed(&mut *operator, with_temps(&rows(2_100, 2_400), &odd)).0.iter().filter(|row| row.1).count()
+        };
+        assert!(alarms(&body) > 0, "{method}");
+        assert!(alarms(&format!("{body}\nthreshold = 0.2\nrefractory_rows = 0")) > 5, "{method}");
+        // Of a hundred rows of each device, one may be an alarm, and records.
+        let few = alarms(&format!("{body}\nthreshold = 0.2\nrefractory_rows = 1000"));
+        assert!(few <= 3 + 60 * usize::from(method == "metric"), "{method}: {few}");
+    }
+}
+
+#[test]
+fn an_ensemble_says_what_it_cannot_do() {
+    for (body, reason) in [
+        ("method = 'metric'", "`metric` looks at one column, not at 2"),
+        ("method = 'signal'\nwarmup = 10", "has no meaning with this method"),
+        ("method = 'process'\nlearn_rows = 5", "must be at least 100"),
+        ("learn_rows = 500", "has no meaning with this method"),
+    ] {
+        let problems = build_on(body, schema(), &NoFiles).err().unwrap();
+        assert!(problems.iter().any(|problem| problem.message.contains(reason)), "{body}: {problems:?}");
     }
 }
 
