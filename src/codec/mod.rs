@@ -22,4 +22,4 @@ pub mod text_csv;
 pub mod text_ndjson;
 pub mod timestamp;
 pub mod value;
-mod wire;
+pub(crate) mod wire;

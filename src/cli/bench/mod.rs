@@ -4,6 +4,7 @@
 //! time and peak memory are the operating system's account of the variant's process. Variants take turns, so
 //! that a machine whose speed drifts treats them alike; medians are printed.
 
+mod codec;
 mod cut;
 mod firehose;
 mod loops;
@@ -37,6 +38,8 @@ pub struct BenchArgs {
 pub enum What {
     /// MQTT to windows: bare client, plain loops, and the whole pipeline; and how long a start takes.
     Ingest(IngestArgs),
+    /// How small and how fast frames and others' formats are, on your own data.
+    Codec(codec::CodecArgs),
     /// The engine's pause at a cut, and what a checkpoint writes, by the number of keys.
     Cut(cut::CutArgs),
     /// One variant, as a child process of `ingest`.
@@ -144,6 +147,7 @@ pub struct Measured {
 pub fn run(args: BenchArgs, registry: &Registry) -> Outcome {
     match args.what {
         What::Ingest(args) => ingest(&args),
+        What::Codec(args) => codec::run(&args),
         What::Cut(args) => cut::run(&args, registry),
         What::Variant(args) => {
             let measured = match args.variant {

@@ -172,7 +172,8 @@ fn widened(single: u32) -> u64 {
 #[inline]
 fn narrowed(double: u64) -> u32 {
     if double >> 52 & 0x7ff == 0x7ff {
-        return (double >> 63) as u32 * 0x8000_0000 | 0xff << 23 | (double >> 29 & 0x7f_ffff) as u32;
+        let sign = ((double >> 63) as u32) << 31;
+        return sign | 0xff << 23 | (double >> 29 & 0x7f_ffff) as u32;
     }
     (f64::from_bits(double) as f32).to_bits()
 }

@@ -191,9 +191,8 @@ fn solve(products: &[[f64; LAGS]; LAGS], count: usize, ridge: f64) -> Option<[f6
             if row == column {
                 sum += ridge;
             }
-            for at in 0..column {
-                sum -= lower[row][at] * lower[column][at];
-            }
+            let (left, above) = (&lower[row][..column], &lower[column][..column]);
+            sum -= left.iter().zip(above).map(|(left, above)| left * above).sum::<f64>();
             if row == column {
                 if sum.is_nan() || sum <= 0.0 {
                     return None;

@@ -65,7 +65,7 @@ impl Tokens {
             } else {
                 let above = token - DIRECT;
                 let tail = (above / 4) as u32 + 2;
-                (4 | above % 4) << tail | bits.take(tail)
+                (4 + above % 4) << tail | bits.take(tail)
             };
         }
         bits.finish()
