@@ -5,7 +5,7 @@
 //! them, [`decode`] and [`FrameDecoder`] read one, [`FrameReader`] reads a stream of them and finds its way
 //! again after damage.
 //!
-//! # Format, version 1
+//! # Format, version 2
 //!
 //! All fixed-width numbers are little-endian. A *varint* is unsigned LEB128 of at most 64 bits: seven bits per
 //! byte, lowest first, the high bit set on all bytes but the last. *Text* and *bytes* are a varint length and
@@ -16,7 +16,7 @@
 //! | at | size | field |
 //! |---:|---:|---|
 //! | 0 | 4 | magic `89 54 47 46` (`\x89TGF`) |
-//! | 4 | 1 | version: 1 |
+//! | 4 | 1 | version: 2 |
 //! | 5 | 1 | header length `h`: 20; a later version may insert fields before the header's checksum |
 //! | 6 | 1 | required flags: bit 0 schema by fingerprint (reserved, not written yet), bit 1 dictionary. A reader refuses a frame with a bit it does not know |
 //! | 7 | 1 | optional flags: none yet; a reader ignores bits it does not know |
@@ -61,20 +61,20 @@
 //! notes: bytes that a reader may ignore. With nulls: the validity as bits; all that follows then describes
 //! the valid rows only, one after the other. Then by type:
 //!
-//! - *bits*: a stream of 1-byte words, eight rows per byte, the first row lowest, unused bits zero;
-//! - *words*: a stream of such words, one per row;
-//! - *rows × size bytes*: a stream of 1-byte words;
-//! - *variable*: a stream of 4-byte words, the lengths; a stream of 1-byte words, all bytes one after the other;
-//! - *dictionary*: a stream of 4-byte words, the keys; a varint number of values; the values as *variable*,
-//!   numbered from 0. The values are those that occur in this frame, in the order in which they first do;
+//! - *bits*: a block, eight rows per byte, the first row lowest, unused bits zero;
+//! - *words* of 1 byte and *rows × size bytes*: a block of them;
+//! - *words* of 2, 4 or 8 bytes: a *series*, to the end of the column;
+//! - *variable*: a varint length and a series of 4-byte words, the lengths; a block, all bytes one after the other;
+//! - *dictionary*: a varint length and a series of 4-byte words, the keys; a varint number of values; the values as
+//!   *variable*, numbered from 0. The values are those that occur in this frame, in the order in which they first do;
 //! - *a column of items*: a column as described here (flags and all), without a length before it.
 //!
-//! ## Stream and block
+//! ## Series and block
 //!
-//! A *stream* is one byte, the transform's id (see [`super::transform`]), and a block that holds what the
-//! transform gave. A *block* is one byte, the stage's id (see [`super::stage`]); a varint, the raw length; for
-//! every stage but 0 (stored) a varint, the packed length; and the bytes. A reader that does not know a transform,
-//! a stage or a type skips that column.
+//! A *series* of numbers is described in `series.rs`, with the files below it. A series of no words is no bytes. A *block*
+//! is one byte, the stage's id (see [`super::stage`]); a varint, the raw length; for every stage but 0 (stored) a
+//! varint, the packed length; and the bytes. A reader that does not know a mapping, a coder, a stage or a type skips
+//! that column.
 //!
 //! ## Limits
 //!
@@ -87,17 +87,19 @@
 //! Three rows, stored: `time` (Timestamp in µs, UTC, not null) 1000, 2000, 3000 and `vib` (Float64) 1.5, null, −0.0.
 //!
 //! ```text
-//! 89544746 01 14 00 00 56000000 03000000 e094b254    header: version 1, 20 bytes of 86, 3 rows
+//! 89544746 02 14 00 00 4b000000 03000000 ea6292c4    header: version 2, 20 bytes of 75, 3 rows
 //! 00 19                                              schema: stored, 25 bytes
 //! 02                                                 two columns
 //! 0e 04 74696d65 00 12 02 01 03 555443 00            "time": not null, Timestamp in µs, zone "UTC", no metadata
 //! 07 03 766962 01 0c 00                              "vib": nullable, Float64, no metadata
 //! 00                                                 no metadata of the schema
-//! 09 00 08 00 05 d00f d00f 00                        column of 9 bytes: no flags; transform 8, stored, 5 bytes
-//! 18 01                                              column of 24 bytes: nulls
-//! 00 00 01 05                                        validity: plain, stored, 1 byte: rows 0 and 2
-//! 00 00 10 000000000000f83f 0000000000000080         values: plain, stored, 16 bytes: 1.5, -0.0
-//! e0d12b11                                           CRC-32
+//! 07 00                                              column of 7 bytes: no flags
+//! 04 00 d00f d00f                                    order 0 with a slope, zeros; base 1000, slope 1000
+//! 0f 01                                              column of 15 bytes: nulls
+//! 00 01 05                                           validity: stored, 1 byte: rows 0 and 2
+//! b4 00 01 1e 1d                                     narrowed, decimals with corrections, a slope, zeros; 10^-1; 15 - 15 i
+//! 05 00 01 00 01 02                                  corrections: order 0, packed; base 0; 1 bit each: 0, -1 (0.0 to -0.0)
+//! 8bc31ca8                                           CRC-32
 //! ```
 
 mod column;
@@ -118,7 +120,8 @@ pub use schema::COLUMNS_MAX;
 use self::column::{ColumnWriter, HAS_NULLS, Layout};
 use self::column_reader::{ColumnReader, Fault};
 use self::head::{Head, Header, is_intact};
-use super::stage::{Block, BlockReader, BlockWriter, Dictionary, Stage};
+use super::series::SeriesReader;
+use super::stage::{Block, BlockReader, Dictionary, Stage};
 use super::wire::{Reader, put_varint};
 use crate::error::{Error, Result};
 
@@ -127,7 +130,7 @@ pub const FRAME_COLUMN: &str = "frame";
 /// The first bytes of every frame. No UTF-8 text begins with them.
 pub const MAGIC: [u8; 4] = *b"\x89TGF";
 /// The version that is written, and the only one that is read.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// The length of the header that is written.
 pub const HEADER_BYTES: usize = 20;
 
@@ -172,14 +175,17 @@ pub struct Encoded {
     pub frame_bytes: usize,
 }
 
-/// Makes frames, with buffers and coders that are kept from batch to batch. What a frame looks like depends on its
-/// batch and the options alone, never on the batches before.
+/// Makes frames, with buffers, coders and choices that are kept from batch to batch. What was chosen for a column is kept
+/// for 64 frames or until its bits per value change by a tenth; what a frame *holds* depends on its batch alone, and
+/// every frame can be decoded on its own.
 pub struct FrameEncoder {
     options: FrameOptions,
     columns: ColumnWriter,
     column: Vec<u8>,
     /// The schema of the last batch, its block and its columns' layouts: most batches have the same one.
     schema: Option<(SchemaRef, Vec<u8>, Vec<Layout>)>,
+    /// Choices came from another encoder for the same columns.
+    resumed: bool,
 }
 
 impl FrameEncoder {
@@ -188,8 +194,8 @@ impl FrameEncoder {
     /// # Errors
     /// The zstd level is not 1 to 19.
     pub fn new(options: FrameOptions) -> Result<Self> {
-        let columns = ColumnWriter::new(BlockWriter::new(&options.stage)?);
-        Ok(Self { options, columns, column: Vec::new(), schema: None })
+        let columns = ColumnWriter::new(&options.stage)?;
+        Ok(Self { options, columns, column: Vec::new(), schema: None, resumed: false })
     }
 
     /// Appends one frame with all rows of `batch` to `out`.
@@ -205,15 +211,29 @@ impl FrameEncoder {
         result
     }
 
+    /// All choices, to be saved. Another encoder with the same options that goes on with them makes the same frames.
+    #[must_use]
+    pub fn choices(&self) -> Vec<u8> {
+        self.columns.choices()
+    }
+
+    /// Goes on with the choices of another encoder for the same columns; those of one with other options are not used.
+    pub fn resume(&mut self, choices: &[u8]) {
+        self.columns.resume(choices);
+        self.resumed = true;
+    }
+
     /// What [`Dictionary::train`] wants to see: every stream of the batch as the stage would get it.
     ///
     /// # Errors
     /// As for [`FrameEncoder::encode`].
     pub fn samples(&mut self, batch: &RecordBatch) -> Result<Vec<Vec<u8>>> {
-        self.columns.samples = Some(Vec::new());
+        // What is tried for a choice is not what frames carry: only the second encoding is looked at.
+        self.encode(batch, &mut Vec::new())?;
+        self.columns.sample(true);
         let encoded = self.encode(batch, &mut Vec::new());
-        let samples = self.columns.samples.take();
-        encoded.map(|_| samples.unwrap_or_default())
+        let samples = self.columns.sample(false);
+        encoded.map(|_| samples)
     }
 
     fn append(&mut self, batch: &RecordBatch, out: &mut Vec<u8>) -> Result<Encoded> {
@@ -255,7 +275,9 @@ impl FrameEncoder {
     fn put_columns(&mut self, batch: &RecordBatch, out: &mut Vec<u8>) -> Result<usize> {
         let schema = batch.schema_ref();
         let same = |known: &SchemaRef| Arc::ptr_eq(known, schema) || known == schema;
-        if !self.schema.as_ref().is_some_and(|(known, ..)| same(known)) {
+        let known = self.schema.as_ref().is_some_and(|(known, ..)| same(known));
+        self.columns.begin(known || std::mem::take(&mut self.resumed));
+        if !known {
             self.schema = Some((schema.clone(), self.schema_block(schema)?, layouts(schema)?));
         }
         let Some((_, block, layouts)) = &self.schema else { return Ok(0) };
@@ -349,6 +371,7 @@ pub struct FrameDecoder {
     limits: Limits,
     dictionaries: Vec<Arc<Dictionary>>,
     blocks: BlockReader,
+    series: SeriesReader,
 }
 
 impl FrameDecoder {
@@ -404,7 +427,11 @@ impl FrameDecoder {
         let raw = self.blocks.read(block, SCHEMA_BYTES_MAX).map_err(|error| in_schema(&error))?;
         let (entries, metadata) = schema::take_schema(raw).map_err(|error| in_schema(&error))?;
         let (mut fields, mut arrays, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
-        let mut columns = ColumnReader { blocks: &mut self.blocks, budget_bytes: self.limits.raw_bytes_max };
+        let mut columns = ColumnReader {
+            blocks: &mut self.blocks,
+            series: &mut self.series,
+            budget_bytes: self.limits.raw_bytes_max,
+        };
         for entry in entries {
             let bytes = reader.bytes().map_err(|error| in_column(&entry.name, &error))?;
             let read = match entry.field {

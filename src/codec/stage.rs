@@ -10,11 +10,13 @@
 //! | 2 | huffman | see [`super::huffman`] |
 //! | 3 | lzw | see [`super::lzw`] |
 //! | 4 | zstd with a dictionary | one zstd frame; the frame around it names the dictionary |
+//! | 5 | adaptive | see [`super::nibbles`] |
 
 use std::sync::Arc;
 
 use super::huffman::Huffman;
 use super::lzw::Lzw;
+use super::nibbles::Nibbles;
 use super::wire::{Reader, put_varint};
 use crate::error::{Error, Result};
 
@@ -26,8 +28,9 @@ pub(crate) const ZSTD: u8 = 1;
 pub(crate) const HUFFMAN: u8 = 2;
 pub(crate) const LZW: u8 = 3;
 pub(crate) const ZSTD_DICTIONARY: u8 = 4;
+pub(crate) const ADAPTIVE: u8 = 5;
 /// One more than the last stage id that this version knows.
-pub(crate) const STAGE_COUNT: usize = 5;
+pub(crate) const STAGE_COUNT: usize = 6;
 
 /// A zstd dictionary: bytes that both ends have, so that small frames need not repeat them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,6 +101,25 @@ pub enum Stage {
     Huffman,
     /// LZW with codes of 9 to 12 bits.
     Lzw,
+    /// A range coder with models that learn as they go: the smallest for numbers.
+    Adaptive,
+    /// Whatever makes each column small, chosen by trying and kept while it holds.
+    Auto {
+        /// What to spend for it.
+        prefer: Prefer,
+    },
+}
+
+/// What an automatic choice goes for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Prefer {
+    /// The fastest coders.
+    Speed,
+    /// Small frames, at a few hundred megabytes a second.
+    #[default]
+    Balanced,
+    /// The smallest frames.
+    Ratio,
 }
 
 impl Default for Stage {
@@ -123,65 +145,54 @@ pub trait Coder: Send {
 }
 
 impl Stage {
-    /// The id that a frame carries.
-    #[must_use]
-    pub fn id(&self) -> u8 {
-        match self {
-            Self::Stored => STORED,
-            Self::Zstd { dictionary: None, .. } => ZSTD,
-            Self::Zstd { dictionary: Some(_), .. } => ZSTD_DICTIONARY,
-            Self::Huffman => HUFFMAN,
-            Self::Lzw => LZW,
-        }
-    }
-
     /// The dictionary, where there is one.
     #[must_use]
     pub fn dictionary(&self) -> Option<&Arc<Dictionary>> {
         match self {
             Self::Zstd { dictionary, .. } => dictionary.as_ref(),
-            Self::Stored | Self::Huffman | Self::Lzw => None,
+            _ => None,
         }
     }
 
-    /// The coder for this stage.
-    ///
-    /// # Errors
-    /// The zstd level is not 1 to 19.
-    pub fn coder(&self) -> Result<Box<dyn Coder>> {
+    /// The coders that make blocks, with their ids. Where there are several, the smallest block counts.
+    fn coders(&self) -> Result<Vec<(u8, Box<dyn Coder>)>> {
         Ok(match self {
-            Self::Stored => Box::new(Stored),
+            Self::Stored => Vec::new(),
             Self::Zstd { level, .. } if !(1..=19).contains(level) => {
                 return Err(Error::config(format!(
                     "zstd level {level} does not exist here; use 1 (fast) to 19 (small)"
                 )));
             }
-            Self::Zstd { level, dictionary } => Box::new(Zstd::new(*level, dictionary.clone())),
-            Self::Huffman => Box::<Huffman>::default(),
-            Self::Lzw => Box::<Lzw>::default(),
+            Self::Zstd { level, dictionary } => {
+                let id = if dictionary.is_some() { ZSTD_DICTIONARY } else { ZSTD };
+                vec![(id, Box::new(Zstd::new(*level, dictionary.clone())))]
+            }
+            Self::Huffman | Self::Auto { prefer: Prefer::Speed } => {
+                vec![(HUFFMAN, Box::<Huffman>::default())]
+            }
+            Self::Lzw => vec![(LZW, Box::<Lzw>::default())],
+            Self::Adaptive => vec![(ADAPTIVE, Box::new(Nibbles))],
+            Self::Auto { prefer } => {
+                let level = if *prefer == Prefer::Ratio { 12 } else { 3 };
+                vec![(ADAPTIVE, Box::new(Nibbles)), (ZSTD, Box::new(Zstd::new(level, None)))]
+            }
         })
     }
 }
 
-struct Stored;
-
-impl Coder for Stored {
-    fn compress(&mut self, raw: &[u8], _segment: usize, out: &mut Vec<u8>) -> Result<()> {
-        out.extend_from_slice(raw);
-        Ok(())
-    }
-
-    fn decompress(&mut self, bytes: &[u8], out: &mut [u8]) -> Result<()> {
-        if bytes.len() != out.len() {
-            return Err(Error::data(format!(
-                "{} bytes are stored, {} were announced",
-                bytes.len(),
-                out.len()
-            )));
+/// The coder that reads blocks of a stage, where this version has one.
+fn reader_of(id: u8, dictionary: Option<&Arc<Dictionary>>) -> Result<Box<dyn Coder>> {
+    Ok(match id {
+        ZSTD => Box::new(Zstd::new(1, None)),
+        ZSTD_DICTIONARY if dictionary.is_none() => {
+            return Err(Error::data("a block needs a dictionary, and its frame names none"));
         }
-        out.copy_from_slice(bytes);
-        Ok(())
-    }
+        ZSTD_DICTIONARY => Box::new(Zstd::new(1, dictionary.cloned())),
+        HUFFMAN => Box::<Huffman>::default(),
+        LZW => Box::<Lzw>::default(),
+        ADAPTIVE => Box::new(Nibbles),
+        other => return Err(Error::data(format!("stage {other} is not known to this version"))),
+    })
 }
 
 struct Zstd {
@@ -245,45 +256,46 @@ impl Coder for Zstd {
     }
 }
 
-/// Writes blocks: one stage, its buffers, and the escape to [`Stage::Stored`].
+/// Writes blocks: the coders of a stage, their buffers, and the escape to [`Stage::Stored`].
 pub(crate) struct BlockWriter {
-    id: u8,
-    coder: Box<dyn Coder>,
+    coders: Vec<(u8, Box<dyn Coder>)>,
     packed: Vec<u8>,
+    best: Vec<u8>,
+    /// When present, receives a copy of everything that is written.
+    pub(crate) samples: Option<Vec<Vec<u8>>>,
 }
 
 impl BlockWriter {
     pub(crate) fn new(stage: &Stage) -> Result<Self> {
-        Ok(Self { id: stage.id(), coder: stage.coder()?, packed: Vec::new() })
+        Ok(Self { coders: stage.coders()?, packed: Vec::new(), best: Vec::new(), samples: None })
     }
 
     /// Appends one block: stage id, raw length, and (unless stored) packed length, then the bytes.
     pub(crate) fn write(&mut self, raw: &[u8], segment: usize, out: &mut Vec<u8>) -> Result<()> {
-        if self.id != STORED && !raw.is_empty() {
-            self.packed.clear();
-            self.coder.compress(raw, segment, &mut self.packed)?;
-            if self.packed.len() < raw.len() {
-                out.push(self.id);
-                put_varint(raw.len() as u64, out);
-                put_varint(self.packed.len() as u64, out);
-                out.extend_from_slice(&self.packed);
-                return Ok(());
+        if let Some(samples) = &mut self.samples {
+            samples.push(raw.to_vec());
+        }
+        let mut stage = STORED;
+        if !raw.is_empty() {
+            for (id, coder) in &mut self.coders {
+                self.packed.clear();
+                coder.compress(raw, segment, &mut self.packed)?;
+                let limit = if stage == STORED { raw.len() } else { self.best.len() };
+                if self.packed.len() < limit {
+                    stage = *id;
+                    std::mem::swap(&mut self.packed, &mut self.best);
+                }
             }
         }
-        out.push(STORED);
+        out.push(stage);
         put_varint(raw.len() as u64, out);
-        out.extend_from_slice(raw);
-        Ok(())
-    }
-
-    /// How many bytes a block of `raw` would carry.
-    pub(crate) fn cost_bytes(&mut self, raw: &[u8], segment: usize) -> Result<usize> {
-        if self.id == STORED {
-            return Ok(raw.len());
+        if stage == STORED {
+            out.extend_from_slice(raw);
+        } else {
+            put_varint(self.best.len() as u64, out);
+            out.extend_from_slice(&self.best);
         }
-        self.packed.clear();
-        self.coder.compress(raw, segment, &mut self.packed)?;
-        Ok(self.packed.len().min(raw.len()))
+        Ok(())
     }
 }
 
@@ -340,19 +352,12 @@ impl BlockReader {
         if block.stage == STORED {
             return Ok(block.packed);
         }
-        let stage = match block.stage {
-            ZSTD => Stage::Zstd { level: 1, dictionary: None },
-            ZSTD_DICTIONARY if self.dictionary.is_none() => {
-                return Err(Error::data("a block needs a dictionary, and its frame names none"));
-            }
-            ZSTD_DICTIONARY => Stage::Zstd { level: 1, dictionary: self.dictionary.clone() },
-            HUFFMAN => Stage::Huffman,
-            LZW => Stage::Lzw,
-            other => return Err(Error::data(format!("stage {other} is not known to this version"))),
+        let Some(slot) = self.coders.get_mut(usize::from(block.stage)) else {
+            return Err(Error::data(format!("stage {} is not known to this version", block.stage)));
         };
-        let coder = match &mut self.coders[usize::from(block.stage)] {
+        let coder = match slot {
             Some(coder) => coder,
-            none => none.insert(stage.coder()?),
+            none => none.insert(reader_of(block.stage, self.dictionary.as_ref())?),
         };
         self.raw.clear();
         self.raw.resize(block.raw_bytes, 0);
@@ -415,7 +420,7 @@ mod tests {
     #[test]
     fn levels_and_dictionaries_out_of_range_are_refused() {
         for level in [-1, 0, 20] {
-            let error = Stage::Zstd { level, dictionary: None }.coder().err().unwrap();
+            let error = Stage::Zstd { level, dictionary: None }.coders().err().unwrap();
             assert!(error.to_string().contains(&format!("zstd level {level}")));
         }
         assert!(Dictionary::new(Vec::new()).is_err());

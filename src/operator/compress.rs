@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use self::parts::{join, measure_rows, merge_tail};
 use crate::codec::frame::{FRAME_COLUMN, FrameEncoder, FrameOptions, Limits, RAW_BYTES_MAX};
-use crate::codec::stage::{Dictionary, Stage};
+use crate::codec::stage::{Dictionary, Prefer, Stage};
 use crate::core::schema::{TIME, time_array, time_field, time_type, times};
 use crate::core::{EventTime, Operator, Output, StateReader, StateWriter};
 use crate::error::{Error, Result};
@@ -33,9 +33,12 @@ use crate::units::{Period, Size};
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CompressConfig {
-    /// The byte coder behind the columns' own transforms.
+    /// What codes the columns. Numbers are predicted and turned into small integers before, whatever is chosen here.
     #[serde(default)]
     codec: Codec,
+    /// For auto: what to go for.
+    #[serde(default)]
+    prefer: Option<Preference>,
     /// For zstd: 1 (fast) to 19 (small); 3 without it.
     #[serde(default)]
     #[schemars(range(min = 1, max = 19))]
@@ -56,19 +59,35 @@ pub struct CompressConfig {
     every: Period,
 }
 
-/// A byte coder.
+/// A coder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Codec {
-    /// Zstandard (RFC 8878): small and fast.
+    /// What makes each column small, found by trying and kept for 64 frames or until the column changes.
     #[default]
+    Auto,
+    /// Zstandard (RFC 8878).
     Zstd,
-    /// Huffman codes of single bytes: the smallest decoder.
+    /// Huffman codes: fast, and a small decoder.
     Huffman,
+    /// A range coder that learns as it goes: the smallest, most of all for frames of few rows, and slower.
+    Adaptive,
     /// Lempel, Ziv and Welch's dictionary coder, codes of 9 to 12 bits.
     Lzw,
-    /// Nothing beyond the columns' transforms.
+    /// Nothing but bits packed together.
     Stored,
+}
+
+/// What an automatic choice goes for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Preference {
+    /// Little CPU time.
+    Speed,
+    /// Small frames for little CPU time; what is taken without `prefer`.
+    Balanced,
+    /// The smallest frames.
+    Ratio,
 }
 
 fn rows() -> usize {
@@ -92,11 +111,11 @@ impl OperatorConfig for CompressConfig {
     const TYPE: &'static str = "compress";
     const EXAMPLES: &'static [&'static str] = &[
         r#"# Frames of up to 1,000 rows or ten seconds.
-codec = "zstd"
+codec = "auto"
 "#,
         r#"# Few large frames, small on the wire.
-codec = "zstd"
-level = 12
+codec = "auto"
+prefer = "ratio"
 rows = 50_000
 bytes = "8MiB"
 every = "5m"
@@ -161,7 +180,21 @@ impl CompressConfig {
                 }
             }
         }
+        if self.codec != Codec::Auto && self.prefer.is_some() {
+            problems.push(
+                Problem::new("prefer", "has a meaning for auto only")
+                    .help("leave it out, or choose `codec = \"auto\"`"),
+            );
+        }
         match self.codec {
+            Codec::Auto => Some(Stage::Auto {
+                prefer: match self.prefer {
+                    Some(Preference::Speed) => Prefer::Speed,
+                    Some(Preference::Balanced) | None => Prefer::Balanced,
+                    Some(Preference::Ratio) => Prefer::Ratio,
+                },
+            }),
+            Codec::Adaptive => Some(Stage::Adaptive),
             Codec::Huffman => Some(Stage::Huffman),
             Codec::Lzw => Some(Stage::Lzw),
             Codec::Stored => Some(Stage::Stored),
@@ -379,6 +412,7 @@ impl Operator for Compress {
         let waiting = &self.waiting;
         state.value(&(self.watermark, waiting.bytes as u64, waiting.due_us, waiting.parts.len() as u64));
         waiting.parts.iter().for_each(|part| state.batch(part));
+        state.value(&self.encoder.choices());
     }
 
     fn load(&mut self, state: &mut StateReader<'_>) -> Result<()> {
@@ -400,6 +434,8 @@ impl Operator for Compress {
             self.waiting.rows += part.num_rows();
             self.waiting.parts.push(part);
         }
+        let choices: Vec<u8> = state.value()?;
+        self.encoder.resume(&choices);
         Ok(())
     }
 }
@@ -549,7 +585,15 @@ mod tests {
 
     #[test]
     fn every_codec_gives_the_rows_back() {
-        for config in ["", "level = 19", "codec = 'huffman'", "codec = 'lzw'", "codec = 'stored'"] {
+        for config in [
+            "",
+            "prefer = 'ratio'",
+            "codec = 'adaptive'",
+            "codec = 'zstd'\nlevel = 19",
+            "codec = 'huffman'",
+            "codec = 'lzw'",
+            "codec = 'stored'",
+        ] {
             let frames = run(&format!("{config}\nrows = 17"), &[], &[]);
             assert_eq!(decoded(&frames), rows(0, 60), "{config}");
             assert!(frames.iter().all(|frame| frame.2 > 17), "{config}");
@@ -570,7 +614,7 @@ mod tests {
     #[test]
     fn a_dictionary_is_needed_on_both_sides() {
         let files = OneFile((0..2_000u32).flat_map(|word| (word * 17).to_le_bytes()).collect());
-        let built = build_on("dictionary = 'plant.dict'", schema(), &files);
+        let built = build_on("codec = 'zstd'\ndictionary = 'plant.dict'", schema(), &files);
         let mut operator = built.map_err(|problems| format!("{problems:?}")).unwrap().operator;
         let mut out = Output::new(Now::ZERO);
         operator.process(0, rows(0, 50), &mut out).unwrap();
@@ -619,10 +663,11 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said_with_a_way_out() {
         for (config, path, message) in [
-            ("level = 20", "level", "zstd has no level 20 here; use 1 (fast) to 19 (small)"),
+            ("codec = 'zstd'\nlevel = 20", "level", "zstd has no level 20 here; use 1 (fast) to 19 (small)"),
+            ("codec = 'lzw'\nprefer = 'ratio'", "prefer", "has a meaning for auto only"),
             ("codec = 'lzw'\nlevel = 3", "level", "has a meaning for zstd only"),
             ("codec = 'stored'\ndictionary = 'a'", "dictionary", "has a meaning for zstd only"),
-            ("dictionary = 'a'", "dictionary", "a: no such file"),
+            ("codec = 'zstd'\ndictionary = 'a'", "dictionary", "a: no such file"),
             ("rows = 0", "rows", "must be 1 to 4194304, not 0"),
             ("bytes = '33MiB'", "bytes", "must be 1B to 32MiB, not 33MiB"),
             ("every = '0s'", "every", "must be longer than nothing"),
@@ -664,6 +709,7 @@ mod tests {
                 "every = '20s'",
                 "bytes = '300B'\nevery = '30s'\ncodec = 'huffman'",
                 "rows = 7\nbytes = '200B'",
+                "rows = 9\nprefer = 'ratio'",
             ]),
             cuts in prop::collection::vec(1_i64..60, 0..12),
             restarts in prop::collection::vec(1_i64..60, 0..4),

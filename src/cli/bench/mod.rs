@@ -5,6 +5,7 @@
 //! that a machine whose speed drifts treats them alike; medians are printed.
 
 mod broker;
+mod codec;
 mod cut;
 mod firehose;
 mod loops;
@@ -38,6 +39,8 @@ pub struct BenchArgs {
 pub enum What {
     /// MQTT to windows: bare client, plain loops, and the whole pipeline; and how long a start takes.
     Ingest(IngestArgs),
+    /// How small and how fast frames and others' formats are, on your own data.
+    Codec(codec::CodecArgs),
     /// The engine's pause at a cut, and what a checkpoint writes, by the number of keys.
     Cut(cut::CutArgs),
     /// Through a Mosquitto at QoS 1: how near it comes to what the broker, the round trip and the disk allow.
@@ -193,6 +196,7 @@ pub struct LogWrites {
 pub fn run(args: BenchArgs, registry: &Registry) -> Outcome {
     match args.what {
         What::Ingest(args) => ingest(&args),
+        What::Codec(args) => codec::run(&args),
         What::Cut(args) => cut::run(&args, registry),
         What::Broker(args) => broker::run(&args),
         What::Variant(args) => {

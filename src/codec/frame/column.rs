@@ -1,7 +1,7 @@
 //! How a column of each type lies in a frame, and the writer of columns. Pure. The layout is described in
 //! [`super`]; the reader is in [`super::column_reader`].
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, GenericByteArray};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, GenericByteArray, downcast_primitive};
 use arrow::buffer::{BooleanBuffer, NullBuffer};
 use arrow::compute::filter;
 use arrow::datatypes::{
@@ -9,9 +9,9 @@ use arrow::datatypes::{
     LargeUtf8Type, Utf8Type,
 };
 
-use super::super::stage::BlockWriter;
-use super::super::transform::{Chooser, Meaning};
-use super::super::wire::put_varint;
+use super::super::series::{Meaning, SeriesWriter};
+use super::super::stage::{BlockWriter, Stage};
+use super::super::wire::{put_bytes, put_varint};
 use crate::error::{Error, Result};
 
 /// Column flag: a validity stream follows and only the valid rows have values.
@@ -38,11 +38,15 @@ impl Layout {
         match data_type {
             DataType::Null => Ok(Self::Nothing),
             DataType::Boolean => Ok(Self::Bits),
-            DataType::Int8 | DataType::UInt8 => words(1, Meaning::Integers),
-            DataType::Int16 | DataType::UInt16 => words(2, Meaning::Integers),
-            DataType::Int32 | DataType::UInt32 | DataType::Date32 => words(4, Meaning::Integers),
-            DataType::Int64 | DataType::UInt64 | DataType::Date64 => words(8, Meaning::Integers),
-            DataType::Timestamp(..) | DataType::Duration(_) => words(8, Meaning::Integers),
+            DataType::Int8 => words(1, Meaning::Signed),
+            DataType::UInt8 => words(1, Meaning::Unsigned),
+            DataType::Int16 => words(2, Meaning::Signed),
+            DataType::UInt16 => words(2, Meaning::Unsigned),
+            DataType::Int32 | DataType::Date32 => words(4, Meaning::Signed),
+            DataType::UInt32 => words(4, Meaning::Unsigned),
+            DataType::UInt64 => words(8, Meaning::Unsigned),
+            DataType::Int64 | DataType::Date64 => words(8, Meaning::Signed),
+            DataType::Timestamp(..) | DataType::Duration(_) => words(8, Meaning::Signed),
             DataType::Float16 => words(2, Meaning::Floats),
             DataType::Float32 => words(4, Meaning::Floats),
             DataType::Float64 => words(8, Meaning::Floats),
@@ -64,32 +68,67 @@ impl Layout {
     }
 }
 
-/// Writes columns with one stage; buffers live from column to column.
+/// Writes columns with one stage; buffers and choices live from batch to batch.
 pub(super) struct ColumnWriter {
     pub(super) stage: BlockWriter,
-    chooser: Chooser,
-    scratch: Vec<u8>,
-    transformed: Vec<u8>,
+    series: SeriesWriter,
+    /// The number of the next series of this frame: series with the same number are alike from frame to frame.
+    slot: usize,
+    part: Vec<u8>,
+    words: Vec<u8>,
     lengths: Vec<u8>,
     text: Vec<u8>,
     /// New dictionary key by old one, `u32::MAX` where the value has not occurred.
     keys: Vec<u32>,
-    /// When present, receives a copy of every stream after its transform.
-    pub(super) samples: Option<Vec<Vec<u8>>>,
+}
+
+/// Whether the column ends with a series, which then needs no length before it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Within,
+    Last,
 }
 
 impl ColumnWriter {
-    pub(super) fn new(stage: BlockWriter) -> Self {
-        Self {
-            stage,
-            chooser: Chooser::default(),
-            scratch: Vec::new(),
-            transformed: Vec::new(),
+    pub(super) fn new(stage: &Stage) -> Result<Self> {
+        Ok(Self {
+            stage: BlockWriter::new(stage)?,
+            series: SeriesWriter::new(stage)?,
+            slot: 0,
+            part: Vec::new(),
+            words: Vec::new(),
             lengths: Vec::new(),
             text: Vec::new(),
             keys: Vec::new(),
-            samples: None,
+        })
+    }
+
+    /// Another frame begins; with other columns than the last one, what was chosen for those is forgotten.
+    pub(super) fn begin(&mut self, same_columns: bool) {
+        self.slot = 0;
+        if !same_columns {
+            self.series.forget();
         }
+    }
+
+    /// See [`SeriesWriter::choices`].
+    pub(super) fn choices(&self) -> Vec<u8> {
+        self.series.choices()
+    }
+
+    /// See [`SeriesWriter::resume`].
+    pub(super) fn resume(&mut self, choices: &[u8]) {
+        self.series.resume(choices);
+    }
+
+    /// From now on, keeps a copy of whatever the stage gets; and gives what was kept.
+    pub(super) fn sample(&mut self, on: bool) -> Vec<Vec<u8>> {
+        let fresh = || on.then(Vec::new);
+        let mut samples = std::mem::replace(&mut self.stage.samples, fresh()).unwrap_or_default();
+        if let Some(bytes) = self.series.bytes() {
+            samples.extend(std::mem::replace(&mut bytes.samples, fresh()).unwrap_or_default());
+        }
+        samples
     }
 
     /// Appends a column and says how many bytes its rows take in Arrow's layout.
@@ -106,7 +145,7 @@ impl ColumnWriter {
         };
         out.push(HAS_NULLS);
         let validity = packed_bits(nulls.inner());
-        self.stream(Meaning::Bytes, 1, &validity, out)?;
+        self.stage.write(&validity, 0, out)?;
         let dense = filter(array, &BooleanArray::new(nulls.inner().clone(), None))?;
         Ok(validity.len() + self.values(layout, &dense, out)? + absent_bytes(layout, &nulls))
     }
@@ -118,22 +157,19 @@ impl ColumnWriter {
             Layout::Nothing => Ok(0),
             Layout::Bits => {
                 let bits = packed_bits(array.as_boolean().values());
-                self.stream(Meaning::Bytes, 1, &bits, out)?;
+                self.stage.write(&bits, 0, out)?;
                 Ok(bits.len())
             }
             Layout::Words { width, meaning } => {
-                let data = array.to_data();
-                let bytes = data
-                    .buffers()
-                    .first()
-                    .and_then(|buffer| buffer.get(data.offset() * width..(data.offset() + rows) * width))
-                    .ok_or_else(|| Error::data("a column's buffer is shorter than the column"))?;
-                self.stream(*meaning, *width, bytes, out)?;
+                let bytes = words_of(array).ok_or_else(|| {
+                    Error::data(format!("its type {} is not one that frames carry", array.data_type()))
+                })?;
+                self.series(*meaning, *width, bytes, Place::Last, out)?;
                 Ok(bytes.len())
             }
             Layout::FixedBytes(size) => {
                 let bytes = &array.as_fixed_size_binary().value_data()[..rows * size];
-                self.stream(Meaning::Bytes, 1, bytes, out)?;
+                self.stage.write(bytes, 0, out)?;
                 Ok(bytes.len())
             }
             Layout::VariableBytes => match array.data_type() {
@@ -171,10 +207,10 @@ impl ColumnWriter {
             _ => 0..0,
         };
         let bytes = &array.value_data()[range];
-        let written = self.stream(Meaning::Integers, 4, &lengths, out);
+        let written = self.series(Meaning::Unsigned, 4, &lengths, Place::Within, out);
         self.lengths = lengths;
         written?;
-        self.stream(Meaning::Bytes, 1, bytes, out)?;
+        self.stage.write(bytes, 0, out)?;
         Ok(size_of_val(offsets) + bytes.len())
     }
 
@@ -184,7 +220,8 @@ impl ColumnWriter {
         let values = array.values().as_string::<i32>();
         let mut text = std::mem::take(&mut self.text);
         let mut lengths = std::mem::take(&mut self.lengths);
-        let mut words = Vec::with_capacity(array.len() * 4);
+        let mut words = std::mem::take(&mut self.words);
+        words.clear();
         text.clear();
         lengths.clear();
         self.keys.clear();
@@ -202,26 +239,54 @@ impl ColumnWriter {
             }
             words.extend_from_slice(&new.to_le_bytes());
         }
-        let written = self.stream(Meaning::Integers, 4, &words, out).and_then(|()| {
+        let written = self.series(Meaning::Unsigned, 4, &words, Place::Within, out).and_then(|()| {
             put_varint(u64::from(used), out);
-            self.stream(Meaning::Integers, 4, &lengths, out)?;
-            self.stream(Meaning::Bytes, 1, &text, out)
+            self.series(Meaning::Unsigned, 4, &lengths, Place::Within, out)?;
+            self.stage.write(&text, 0, out)
         });
         let raw_bytes = words.len() + lengths.len() + 4 + text.len();
         self.text = text;
+        self.words = words;
         self.lengths = lengths;
         written.map(|()| raw_bytes)
     }
 
-    /// Appends a stream: transform id, then the transformed bytes as a block.
-    fn stream(&mut self, meaning: Meaning, width: usize, values: &[u8], out: &mut Vec<u8>) -> Result<()> {
-        let transform = self.chooser.choose(meaning, width, values, &mut self.stage)?;
-        transform.apply(width, values, &mut self.scratch, &mut self.transformed);
-        out.push(transform as u8);
-        if let Some(samples) = &mut self.samples {
-            samples.push(self.transformed.clone());
+    /// Appends a series; words of one byte are a block.
+    fn series(
+        &mut self,
+        meaning: Meaning,
+        width: usize,
+        values: &[u8],
+        place: Place,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        if width == 1 {
+            return self.stage.write(values, 0, out);
         }
-        self.stage.write(&self.transformed, transform.segment(width, self.transformed.len()), out)
+        let slot = self.slot;
+        self.slot += 1;
+        if place == Place::Last {
+            return self.series.write(slot, meaning, width, values, out);
+        }
+        let mut part = std::mem::take(&mut self.part);
+        part.clear();
+        let written = self.series.write(slot, meaning, width, values, &mut part);
+        put_bytes(&part, out);
+        self.part = part;
+        written
+    }
+}
+
+/// The values of an array of words as bytes, in place.
+fn words_of(array: &ArrayRef) -> Option<&[u8]> {
+    macro_rules! bytes_of {
+        ($type:ty, $array:expr) => {
+            Some($array.as_primitive_opt::<$type>()?.values().inner().as_slice())
+        };
+    }
+    downcast_primitive! {
+        array.data_type() => (bytes_of, array),
+        _ => None
     }
 }
 

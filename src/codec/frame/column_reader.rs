@@ -13,25 +13,13 @@ use arrow::buffer::{BooleanBuffer, Buffer, MutableBuffer, NullBuffer, OffsetBuff
 use arrow::compute::take;
 use arrow::datatypes::{DataType, Int32Type};
 
+use super::super::series::{Meaning, SeriesReader};
 use super::super::stage::{Block, BlockReader};
-use super::super::transform::Transform;
 use super::super::wire::Reader;
 use super::column::{HAS_NOTES, HAS_NULLS, Layout};
 use crate::error::{Error, Result};
 
-/// Why a column could not be read.
-pub(super) enum Fault {
-    /// It uses something that this version does not know.
-    Unknown(String),
-    /// Its bytes contradict themselves.
-    Damaged(Error),
-}
-
-impl From<Error> for Fault {
-    fn from(error: Error) -> Self {
-        Self::Damaged(error)
-    }
-}
+pub(super) use super::super::series::Fault;
 
 impl From<arrow::error::ArrowError> for Fault {
     fn from(error: arrow::error::ArrowError) -> Self {
@@ -42,6 +30,7 @@ impl From<arrow::error::ArrowError> for Fault {
 /// Reads the columns of one frame within a budget of memory.
 pub(super) struct ColumnReader<'a> {
     pub(super) blocks: &'a mut BlockReader,
+    pub(super) series: &'a mut SeriesReader,
     /// How many bytes the columns still to be read may take.
     pub(super) budget_bytes: usize,
 }
@@ -108,12 +97,16 @@ impl ColumnReader<'_> {
         Ok(match layout {
             Layout::Nothing => Arc::new(NullArray::new(rows)),
             Layout::Bits => Arc::new(BooleanArray::new(self.bits(rows, reader)?, None)),
-            Layout::Words { width, .. } => {
-                let buffer = self.words(*width, rows, reader)?;
+            Layout::Words { width, meaning } => {
+                let buffer = if *width == 1 {
+                    self.bytes(rows, reader)?
+                } else {
+                    self.series(*meaning, *width, rows, reader)?
+                };
                 make_array(ArrayData::builder(data_type.clone()).len(rows).add_buffer(buffer).build()?)
             }
             Layout::FixedBytes(size) => {
-                let buffer = self.words(1, rows.saturating_mul(*size), reader)?;
+                let buffer = self.bytes(rows.saturating_mul(*size), reader)?;
                 make_array(ArrayData::builder(data_type.clone()).len(rows).add_buffer(buffer).build()?)
             }
             Layout::VariableBytes => {
@@ -124,7 +117,7 @@ impl ColumnReader<'_> {
                 make_array(data.build()?)
             }
             Layout::Dictionary => {
-                let keys = self.words(4, rows, reader)?;
+                let keys = self.series(Meaning::Unsigned, 4, rows, &mut Reader::new(reader.bytes()?))?;
                 // Every value occurs at least once.
                 let count = reader.length(rows, "the size of a dictionary")?;
                 let (offsets, bytes) = self.variable(count, false, reader)?;
@@ -158,24 +151,39 @@ impl ColumnReader<'_> {
         Ok(bytes)
     }
 
-    /// A stream of `count` words.
-    fn words(&mut self, width: usize, count: usize, reader: &mut Reader<'_>) -> Result<Buffer, Fault> {
-        let id = reader.u8()?;
-        let transform = Transform::from_id(id)
-            .ok_or_else(|| Fault::Unknown(format!("its transform {id} is not known to this version")))?;
+    /// A series of `count` words, to the end of the reader.
+    fn series(
+        &mut self,
+        meaning: Meaning,
+        width: usize,
+        count: usize,
+        reader: &mut Reader<'_>,
+    ) -> Result<Buffer, Fault> {
+        let bytes = self.charge(count, width)?;
+        let mut values = MutableBuffer::from_len_zeroed(bytes);
+        self.series.read(meaning, width, reader, self.blocks, values.as_slice_mut())?;
+        if reader.remaining() > 0 {
+            return Err(Error::data(format!("{} bytes are left over", reader.remaining())).into());
+        }
+        Ok(values.into())
+    }
+
+    /// A block of `count` bytes.
+    fn bytes(&mut self, count: usize, reader: &mut Reader<'_>) -> Result<Buffer, Fault> {
         let block = Block::read(reader)?;
         if !self.blocks.knows(block.stage) {
             return Err(Fault::Unknown(format!("its stage {} is not known to this version", block.stage)));
         }
-        let bytes = self.charge(count, width)?;
-        let raw = self.blocks.read(block, transform.bytes_max(width, count))?;
-        let mut values = MutableBuffer::from_len_zeroed(bytes);
-        transform.undo(width, raw, values.as_slice_mut())?;
-        Ok(values.into())
+        self.charge(count, 1)?;
+        let raw = self.blocks.read(block, count)?;
+        if raw.len() != count {
+            return Err(Error::data(format!("{} bytes of values where {count} belong", raw.len())).into());
+        }
+        Ok(Buffer::from_slice_ref(raw))
     }
 
     fn bits(&mut self, rows: usize, reader: &mut Reader<'_>) -> Result<BooleanBuffer, Fault> {
-        let bytes = self.words(1, rows.div_ceil(8), reader)?;
+        let bytes = self.bytes(rows.div_ceil(8), reader)?;
         Ok(BooleanBuffer::new(bytes, 0, rows))
     }
 
@@ -186,7 +194,7 @@ impl ColumnReader<'_> {
         large: bool,
         reader: &mut Reader<'_>,
     ) -> Result<(Buffer, Buffer), Fault> {
-        let lengths = self.words(4, rows, reader)?;
+        let lengths = self.series(Meaning::Unsigned, 4, rows, &mut Reader::new(reader.bytes()?))?;
         let lengths = ScalarBuffer::<u32>::new(lengths, 0, rows);
         let total: u64 = lengths.iter().map(|&length| u64::from(length)).sum();
         let total = usize::try_from(total)
@@ -199,7 +207,7 @@ impl ColumnReader<'_> {
         } else {
             Buffer::from_vec(offsets_of(&lengths, |total| total))
         };
-        Ok((offsets, self.words(1, total, reader)?))
+        Ok((offsets, self.bytes(total, reader)?))
     }
 }
 

@@ -67,8 +67,13 @@ impl Header {
     /// Whether this version can read such a frame, within limits.
     pub(super) fn check(&self, limits: &Limits) -> Result<()> {
         if self.version != VERSION || self.header < HEADER_BYTES {
+            let way_out = if self.version < VERSION {
+                "decode it with the older program"
+            } else {
+                "a newer program may read it"
+            };
             return Err(Error::data(format!(
-                "the frame has the format version {}, this program reads {VERSION}; a newer program may read it",
+                "the frame has the format version {}, this program reads {VERSION}; {way_out}",
                 self.version
             )));
         }

@@ -8,6 +8,7 @@ use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Field, Float32Type, Schema};
 use proptest::prelude::*;
 
+use super::super::stage::Prefer;
 use super::*;
 
 /// A small generator, so that one seed gives a whole batch.
@@ -130,6 +131,10 @@ fn stages() -> Vec<Stage> {
         Stage::Zstd { level: 1, dictionary: Some(dictionary) },
         Stage::Huffman,
         Stage::Lzw,
+        Stage::Adaptive,
+        Stage::Auto { prefer: Prefer::Speed },
+        Stage::Auto { prefer: Prefer::Balanced },
+        Stage::Auto { prefer: Prefer::Ratio },
     ]
 }
 
@@ -298,14 +303,22 @@ fn a_trained_dictionary_helps_small_frames() {
 }
 
 #[test]
-fn a_frame_does_not_depend_on_the_frames_before() {
+fn what_a_frame_holds_does_not_depend_on_the_frames_before() {
     for stage in stages() {
         let mut used = FrameEncoder::new(FrameOptions { stage: stage.clone() }).unwrap();
         used.encode(&every_type(50, 1, 30), &mut Vec::new()).unwrap();
         used.encode(&sensors(3000), &mut Vec::new()).unwrap();
         let mut out = b"before".to_vec();
         used.encode(&example(), &mut out).unwrap();
-        assert_eq!(out[6..], encoded(&example(), &stage), "{stage:?}");
+        assert_eq!(out[6..], encoded(&example(), &stage), "other columns, so nothing is kept: {stage:?}");
+        let start = out.len();
+        let negative = RecordBatch::try_new(
+            example().schema(),
+            vec![example().column(0).clone(), Arc::new(Float64Array::from(vec![None, Some(f64::NAN), None]))],
+        );
+        used.encode(negative.as_ref().unwrap(), &mut out).unwrap();
+        let decoded = decoder(&stage).decode(&out[start..]).unwrap().batch;
+        assert_eq!(format!("{decoded:?}"), format!("{:?}", negative.unwrap()), "{stage:?}");
     }
 }
 
@@ -366,14 +379,15 @@ fn find(frame: &[u8], bytes: &[u8]) -> usize {
 #[test]
 fn a_column_that_is_not_understood_is_skipped_and_named() {
     let frame = encoded(&example(), &Stage::Stored);
-    let time = find(&frame, &[9, 0, 8, 0, 5]);
-    let vib = find(&frame, &[0x18, 1, 0, 0, 1, 5]);
+    let time = find(&frame, &[7, 0, 4, 0, 0xd0]);
+    let vib = find(&frame, &[1, 0, 1, 5]) - 1;
     let time_type = find(&frame, &[0x12, 2, 1, 3]);
     for (at, byte, column, reason) in [
         (time + 1, 0x80, "time", "flags 0x80"),
-        (time + 2, 99, "time", "transform 99"),
+        (time + 2, 0x74, "time", "mapping 7"),
+        (time + 3, 99, "time", "coder 99"),
         (time_type, 99, "time", "type code 99"),
-        (vib + 6, 99, "vib", "transform 99"),
+        (vib + 5, 0x74, "vib", "mapping 7"),
     ] {
         let mut newer = frame.clone();
         newer[at] = byte;
@@ -386,18 +400,18 @@ fn a_column_that_is_not_understood_is_skipped_and_named() {
     }
     // Every stage but stored has a packed length, by which an unknown one is stepped over.
     let mut newer = frame.clone();
-    newer[time + 3..time + 6].copy_from_slice(&[200, 77, 4]);
+    newer[vib + 2..vib + 5].copy_from_slice(&[200, 1, 5]);
     let decoded = decode(&resealed(newer)).unwrap();
     assert!(decoded.skipped[0].reason.contains("stage 200"), "{:?}", decoded.skipped);
-    assert_eq!(decoded.batch, example().project(&[1]).unwrap());
+    assert_eq!(decoded.batch, example().project(&[0]).unwrap());
 }
 
 #[test]
 fn notes_on_a_column_and_sections_after_the_last_are_ignored() {
     let frame = encoded(&example(), &Stage::Stored);
-    let time = find(&frame, &[9, 0, 8, 0, 5]);
+    let time = find(&frame, &[7, 0, 4, 0, 0xd0]);
     let mut newer = frame.clone();
-    newer.splice(time..time + 2, [13, 2, 3, b'a', b'b', b'c']);
+    newer.splice(time..time + 2, [11, 2, 3, b'a', b'b', b'c']);
     let end = newer.len() - 4;
     newer.splice(end..end, [1, 2, 3]);
     let total = newer.len() as u32;
@@ -411,7 +425,12 @@ fn notes_on_a_column_and_sections_after_the_last_are_ignored() {
 #[test]
 fn another_version_or_a_required_flag_is_refused_with_a_reason() {
     let frame = encoded(&example(), &Stage::Stored);
-    for (at, byte, says) in [(4, 2, "format version 2"), (6, 1, "flags 0x01"), (6, 0x80, "flags 0x80")] {
+    for (at, byte, says) in [
+        (4, 3, "version 3, this program reads 2; a newer"),
+        (4, 1, "version 1, this program reads 2; decode it with the older"),
+        (6, 1, "flags 0x01"),
+        (6, 0x80, "flags 0x80"),
+    ] {
         let mut newer = frame.clone();
         newer[at] = byte;
         let error = decode(&resealed(newer)).unwrap_err().to_string();
@@ -554,7 +573,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
     #[test]
-    fn every_type_comes_back(rows in 0usize..90, seed: u64, percent in prop::sample::select(vec![0u64, 5, 60, 100]), stage in 0usize..5, cut in (0usize..40, 0usize..40)) {
+    fn every_type_comes_back(rows in 0usize..90, seed: u64, percent in prop::sample::select(vec![0u64, 5, 60, 100]), stage in 0usize..9, cut in (0usize..40, 0usize..40)) {
         let stage = &stages()[stage];
         let start = cut.0.min(rows);
         let batch = every_type(rows, seed, percent).slice(start, (rows - start).saturating_sub(cut.1));
@@ -579,7 +598,7 @@ proptest! {
 
     #[test]
     fn foreign_bytes_with_right_checksums_never_panic_or_ask_for_much(
-        seed: u64, stage in 0usize..5, changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)
+        seed: u64, stage in 0usize..9, changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)
     ) {
         let stage = &stages()[stage];
         let mut frame = encoded(&every_type(20, seed, 30), stage);
