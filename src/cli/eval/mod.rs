@@ -11,6 +11,7 @@ mod streams;
 mod tables;
 mod tep;
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -39,7 +40,7 @@ pub struct EvalArgs {
 #[derive(Debug, Subcommand)]
 pub enum What {
     /// Numenta Anomaly Benchmark: alarms inside labelled windows earn, by how early they come; others cost.
-    Nab(CorpusArgs),
+    Nab(NabArgs),
     /// Skoltech Anomaly Benchmark: rows marked right and wrong, after 400 rows of learning for each file.
     Skab(CorpusArgs),
     /// Tennessee Eastman process: how much of each fault is found when one normal row in a hundred is marked.
@@ -68,17 +69,27 @@ pub struct Common {
 /// Arguments for a corpus.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Example:
-  tidegate eval nab --data NAB --plots pictures")]
+  tidegate eval streams --data DIR --plots pictures")]
 pub struct CorpusArgs {
     /// The directory of the corpus.
     #[arg(long, value_name = "DIR")]
     pub data: PathBuf,
-    /// For NAB: write result files as its programs read them, into this directory.
-    #[arg(long, value_name = "DIR")]
-    pub out: Option<PathBuf>,
     /// The detector, and pictures.
     #[command(flatten)]
     pub common: Common,
+}
+
+/// Arguments for NAB.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Example:
+  tidegate eval nab --data NAB --out results --plots pictures")]
+pub struct NabArgs {
+    /// The directory of the corpus, and the detector.
+    #[command(flatten)]
+    pub corpus: CorpusArgs,
+    /// Write result files as the benchmark's own programs read them, into this directory.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
 }
 
 /// Arguments for files of one's own.
@@ -113,7 +124,8 @@ pub struct CsvArgs {
 /// If data cannot be read, or the configuration of the detector is wrong.
 pub fn run(args: &EvalArgs, registry: &Registry) -> Outcome {
     let common = match &args.what {
-        What::Nab(args) | What::Skab(args) | What::Tep(args) | What::Streams(args) => &args.common,
+        What::Nab(args) => &args.corpus.common,
+        What::Skab(args) | What::Tep(args) | What::Streams(args) => &args.common,
         What::Csv(args) => &args.common,
     };
     let runner = Runner::new(common, registry)?;
@@ -219,6 +231,12 @@ fn quoted(set: &str) -> std::result::Result<toml::Table, toml::de::Error> {
 /// The table of `detect` with a method.
 fn method(name: &str) -> toml::Table {
     toml::Table::from_iter([("method".to_owned(), name.into())])
+}
+
+/// Writes a line to standard output, where a reader may have gone away.
+fn say(line: std::fmt::Arguments<'_>) -> Result<()> {
+    writeln!(std::io::stdout().lock(), "{line}")
+        .map_err(|error| Error::io("writing to standard output", &error))
 }
 
 /// A detector that needs no operator, for comparison.

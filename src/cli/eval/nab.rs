@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::operator::Verdicts;
 use super::series::{self, Series};
-use super::{Baseline, CorpusArgs, Runner, baseline, costs, method};
+use super::{Baseline, NabArgs, Runner, baseline, costs, method, say};
 use crate::codec::timestamp::TimeWriter;
 use crate::error::{Error, Result};
 use crate::eval::baseline::{constant, random, range_check, windowed_gaussian};
@@ -25,27 +25,27 @@ const BASELINES: [Baseline; 4] = [
 ];
 
 /// Scores all files and prints the table.
-pub(super) fn run(args: &CorpusArgs, runner: &Runner<'_>) -> Result<()> {
-    let corpus = series::nab(&args.data)?;
+pub(super) fn run(args: &NabArgs, runner: &Runner<'_>) -> Result<()> {
+    let corpus = series::nab(&args.corpus.data)?;
     let windows: usize = corpus.iter().map(|series| series.windows.len()).sum();
-    println!(
+    say(format_args!(
         "NAB: {} files, {windows} windows. Score by profile: 0 for no alarm, 100 for the best possible. `hindsight`: one \
          threshold for all files, the best for each profile. The first 15 % of each file, at most 750 rows, are not judged.\n",
         corpus.len()
-    );
-    println!(
+    ))?;
+    say(format_args!(
         "| detector | standard | low FP | low FN | windows met | false alarms | µs per row | bytes per key |"
-    );
-    println!("|---|--:|--:|--:|--:|--:|--:|--:|");
+    ))?;
+    say(format_args!("|---|--:|--:|--:|--:|--:|--:|--:|"))?;
     for (name, score) in BASELINES {
         let verdicts: Vec<Verdicts> = corpus.iter().map(|series| baseline(score, series)).collect();
-        print_row(&format!("{name}, hindsight"), &hindsight(&corpus, &verdicts), &corpus, &verdicts);
+        print_row(&format!("{name}, hindsight"), &hindsight(&corpus, &verdicts), &corpus, &verdicts)?;
     }
     let score = |series| runner.score(series, &method(METHOD));
     let verdicts = corpus.iter().map(score).collect::<Result<Vec<Verdicts>>>()?;
     let name = runner.name(METHOD);
-    print_row(&format!("{name}, hindsight"), &best(&corpus, &verdicts, runner)?, &corpus, &verdicts);
-    print_row(&format!("{name}, as it alarms"), &as_it_alarms(&corpus, &verdicts), &corpus, &verdicts);
+    print_row(&format!("{name}, hindsight"), &best(&corpus, &verdicts, runner)?, &corpus, &verdicts)?;
+    print_row(&format!("{name}, as it alarms"), &as_it_alarms(&corpus, &verdicts), &corpus, &verdicts)?;
     for (series, verdict) in corpus.iter().zip(&verdicts) {
         if let Some(out) = &args.out {
             write_results(out, &name, series, verdict)?;
@@ -103,8 +103,13 @@ fn judge(corpus: &[Series], scores: impl Iterator<Item = Vec<f64>>) -> Corpus {
     judged
 }
 
-fn print_row(name: &str, [standard, low_fp, low_fn]: &[Scored; 3], corpus: &[Series], verdicts: &[Verdicts]) {
-    println!(
+fn print_row(
+    name: &str,
+    [standard, low_fp, low_fn]: &[Scored; 3],
+    corpus: &[Series],
+    verdicts: &[Verdicts],
+) -> Result<()> {
+    say(format_args!(
         "| {name} (from {:.2}) | {:.1} | {:.1} | {:.1} | {} | {} | {} |",
         standard.threshold,
         standard.score,
@@ -113,7 +118,7 @@ fn print_row(name: &str, [standard, low_fp, low_fn]: &[Scored; 3], corpus: &[Ser
         standard.met,
         standard.false_alarms,
         costs(corpus.iter().zip(verdicts))
-    );
+    ))
 }
 
 /// One result file as the benchmark's own programs read them. They want scores between 0 and 1: from 0.5 up the operator

@@ -2,7 +2,7 @@
 
 use super::operator::Verdicts;
 use super::series::{self, Series};
-use super::{Baseline, CorpusArgs, Runner, baseline, costs, method};
+use super::{Baseline, CorpusArgs, Runner, baseline, costs, method, say};
 use crate::error::Result;
 use crate::eval::baseline::{constant, random, range_check, windowed_gaussian};
 use crate::eval::nab::{Corpus, PROFILES, window_rows};
@@ -28,19 +28,19 @@ const BASELINES: [Baseline; 4] = [
 /// Scores all files and prints the table.
 pub(super) fn run(args: &CorpusArgs, runner: &Runner<'_>) -> Result<()> {
     let (corpus, changes): (Vec<Series>, Vec<Vec<bool>>) = series::skab(&args.data)?.into_iter().unzip();
-    println!(
+    say(format_args!(
         "SKAB: {} files. The first {LEARN_ROWS} rows of each are learned and not judged; nothing is learned behind them. F1 \
          and rates over the rows of all files; change points by NAB (standard), a window of 60 s from each.\n",
         corpus.len()
-    );
-    println!(
+    ))?;
+    say(format_args!(
         "| detector | F1 | false alarm rate | missed alarm rate | change points | µs per row | bytes per key |"
-    );
-    println!("|---|--:|--:|--:|--:|--:|--:|");
+    ))?;
+    say(format_args!("|---|--:|--:|--:|--:|--:|--:|"))?;
     for (name, score) in BASELINES {
         let verdicts: Vec<Verdicts> = corpus.iter().map(|series| baseline(score, series)).collect();
         let marks: Vec<Vec<bool>> = verdicts.iter().map(|verdict| verdict.anomalies.clone()).collect();
-        print_row(name, &corpus, &changes, &marks, &verdicts);
+        print_row(name, &corpus, &changes, &marks, &verdicts)?;
     }
     let mut defaults = method(METHOD);
     defaults.extend([("learn_rows".to_owned(), (LEARN_ROWS as i64).into())]);
@@ -48,12 +48,12 @@ pub(super) fn run(args: &CorpusArgs, runner: &Runner<'_>) -> Result<()> {
     let verdicts = corpus.iter().map(score).collect::<Result<Vec<Verdicts>>>()?;
     let marks: Vec<Vec<bool>> = verdicts.iter().map(|verdict| verdict.anomalies.clone()).collect();
     let name = runner.name(METHOD);
-    print_row(&format!("{name}, as it alarms"), &corpus, &changes, &marks, &verdicts);
+    print_row(&format!("{name}, as it alarms"), &corpus, &changes, &marks, &verdicts)?;
     for rate_max in RATES_MAX {
         let threshold = best_threshold(&corpus, &verdicts, rate_max);
         let marks: Vec<Vec<bool>> = verdicts.iter().map(|verdict| above(verdict, threshold)).collect();
         let name = format!("{name}, hindsight, rate ≤ {:.0} %, score > {threshold:.2}", rate_max * 100.0);
-        print_row(&name, &corpus, &changes, &marks, &verdicts);
+        print_row(&name, &corpus, &changes, &marks, &verdicts)?;
     }
     for (series, verdict) in corpus.iter().zip(&verdicts) {
         runner.draw(METHOD, series, verdict, LEARN_ROWS, None)?;
@@ -105,16 +105,16 @@ fn print_row(
     changes: &[Vec<bool>],
     marks: &[Vec<bool>],
     verdicts: &[Verdicts],
-) {
+) -> Result<()> {
     let confusion = confusion(corpus, marks);
-    println!(
+    say(format_args!(
         "| {name} | {:.3} | {:.1} % | {:.1} % | {:.1} | {} |",
         confusion.f1(),
         100.0 * confusion.false_alarm_rate(),
         100.0 * confusion.missed_alarm_rate(),
         change_score(corpus, changes, marks),
         costs(corpus.iter().zip(verdicts))
-    );
+    ))
 }
 
 /// How well the beginnings of marked stretches meet the change points.

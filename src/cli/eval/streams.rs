@@ -2,7 +2,7 @@
 
 use super::operator::Verdicts;
 use super::series::{self, Series};
-use super::{Baseline, CorpusArgs, Runner, baseline, costs, method};
+use super::{Baseline, CorpusArgs, Runner, baseline, costs, method, say};
 use crate::error::Result;
 use crate::eval::baseline::{constant, random, range_check, windowed_gaussian};
 use crate::eval::ranking::{BUFFERS, average_precision, roc_auc, vus_pr};
@@ -42,33 +42,33 @@ impl std::fmt::Display for Areas {
 /// Scores all streams and prints the tables.
 pub(super) fn run(args: &CorpusArgs, runner: &Runner<'_>) -> Result<()> {
     let corpus = series::streams(&args.data)?;
-    println!(
+    say(format_args!(
         "streams: {} files, every row from the first judged, nothing learned before. Means over the files; VUS-PR over \
          buffers of {BUFFERS:?} rows.\n",
         corpus.len()
-    );
-    println!("| detector | ROC-AUC | average precision | VUS-PR | µs per row | bytes per key |");
-    println!("|---|--:|--:|--:|--:|--:|");
+    ))?;
+    say(format_args!("| detector | ROC-AUC | average precision | VUS-PR | µs per row | bytes per key |"))?;
+    say(format_args!("|---|--:|--:|--:|--:|--:|"))?;
     for (name, score) in BASELINES {
         let verdicts: Vec<Verdicts> = corpus.iter().map(|series| baseline(score, series)).collect();
-        print_row(name, &corpus, &verdicts);
+        print_row(name, &corpus, &verdicts)?;
     }
     let score = |series| runner.score(series, &method(METHOD));
     let verdicts = corpus.iter().map(score).collect::<Result<Vec<Verdicts>>>()?;
-    print_row(&runner.name(METHOD), &corpus, &verdicts);
-    println!("\n| stream | rows | columns | ROC-AUC | average precision | VUS-PR |");
-    println!("|---|--:|--:|--:|--:|--:|");
+    print_row(&runner.name(METHOD), &corpus, &verdicts)?;
+    say(format_args!("\n| stream | rows | columns | ROC-AUC | average precision | VUS-PR |"))?;
+    say(format_args!("|---|--:|--:|--:|--:|--:|"))?;
     for (series, verdict) in corpus.iter().zip(&verdicts) {
         let areas = Areas::of(series, verdict).map_or("no labels | | ".to_owned(), |areas| areas.to_string());
-        println!("| {} | {} | {} | {areas} |", series.name, series.rows(), series.columns.len());
+        say(format_args!("| {} | {} | {} | {areas} |", series.name, series.rows(), series.columns.len()))?;
         runner.draw(METHOD, series, verdict, 0, None)?;
     }
     Ok(())
 }
 
 /// One line of the first table.
-pub(super) fn print_row(name: &str, corpus: &[Series], verdicts: &[Verdicts]) {
+pub(super) fn print_row(name: &str, corpus: &[Series], verdicts: &[Verdicts]) -> Result<()> {
     let pairs = || corpus.iter().zip(verdicts);
     let areas: Vec<Areas> = pairs().filter_map(|(series, verdict)| Areas::of(series, verdict)).collect();
-    println!("| {name} | {} | {} |", Areas::mean(&areas), costs(pairs()));
+    say(format_args!("| {name} | {} | {} |", Areas::mean(&areas), costs(pairs())))
 }

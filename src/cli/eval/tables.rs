@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::operator::Verdicts;
 use super::series::{self, Layout, Series};
-use super::{CsvArgs, Runner, baseline, method, streams};
+use super::{CsvArgs, Runner, baseline, method, say, streams};
 use crate::codec::timestamp::TimeWriter;
 use crate::error::{Error, Result};
 use crate::eval::ranking::spans;
@@ -30,13 +30,13 @@ pub(super) fn run(args: &CsvArgs, runner: &Runner<'_>) -> Result<()> {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let series = series::read(path, &name, &layout)?;
         let verdicts = runner.score(&series, &method(suited(&series)))?;
-        print!("{}", list(&series, &verdicts, args.time.is_some()));
+        say(format_args!("{}", list(&series, &verdicts, args.time.is_some()).trim_end()))?;
         runner.draw(suited(&series), &series, &verdicts, 0, None)?;
         corpus.push(series);
         all.push(verdicts);
     }
     if args.label.is_some() {
-        compare(runner, &corpus, &all);
+        compare(runner, &corpus, &all)?;
     }
     Ok(())
 }
@@ -73,14 +73,14 @@ fn list(series: &Series, verdicts: &Verdicts, timed: bool) -> String {
 }
 
 /// Areas and rates, beside those of detectors that anybody could write.
-fn compare(runner: &Runner<'_>, corpus: &[Series], all: &[Verdicts]) {
-    println!("\n| detector | ROC-AUC | average precision | VUS-PR | µs per row | bytes per key |");
-    println!("|---|--:|--:|--:|--:|--:|");
+fn compare(runner: &Runner<'_>, corpus: &[Series], all: &[Verdicts]) -> Result<()> {
+    say(format_args!("\n| detector | ROC-AUC | average precision | VUS-PR | µs per row | bytes per key |"))?;
+    say(format_args!("|---|--:|--:|--:|--:|--:|"))?;
     for (name, score) in streams::BASELINES {
         let verdicts: Vec<Verdicts> = corpus.iter().map(|series| baseline(score, series)).collect();
-        streams::print_row(name, corpus, &verdicts);
+        streams::print_row(name, corpus, &verdicts)?;
     }
-    streams::print_row(&runner.name(corpus.first().map_or("signal", suited)), corpus, all);
+    streams::print_row(&runner.name(corpus.first().map_or("signal", suited)), corpus, all)?;
     let mut confusion = Confusion::default();
     corpus.iter().zip(all).for_each(|(series, verdict)| confusion.add(&verdict.anomalies, &series.labels));
     let met = |(series, verdict): (&Series, &Verdicts)| -> usize {
@@ -88,11 +88,11 @@ fn compare(runner: &Runner<'_>, corpus: &[Series], all: &[Verdicts]) {
     };
     let met: usize = corpus.iter().zip(all).map(met).sum();
     let windows: usize = corpus.iter().map(|series| series.windows.len()).sum();
-    println!(
+    say(format_args!(
         "\n{met} of {windows} labelled stretches have an alarm; by rows F1 {:.3}, false alarm rate {:.2} %, missed alarm rate \
          {:.1} %",
         confusion.f1(),
         100.0 * confusion.false_alarm_rate(),
         100.0 * confusion.missed_alarm_rate()
-    );
+    ))
 }

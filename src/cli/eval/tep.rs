@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::operator::Verdicts;
 use super::series::{self, Series};
-use super::{Baseline, CorpusArgs, Runner, baseline, costs, method};
+use super::{Baseline, CorpusArgs, Runner, baseline, costs, method, say};
 use crate::error::{Error, Result};
 use crate::eval::baseline::{constant, random, range_check, windowed_gaussian};
 
@@ -45,30 +45,32 @@ struct Found {
 /// Scores all faults and prints the tables.
 pub(super) fn run(args: &CorpusArgs, runner: &Runner<'_>) -> Result<()> {
     let (learn_rows, faults) = read(&args.data)?;
-    println!(
+    say(format_args!(
         "TEP: {} faults. Learned: the {learn_rows} normal rows of d00.dat, nothing behind them. Threshold: marks {:.0} % of \
          the normal rows of d00_te.dat. Mean without faults {UNOBSERVABLE:?}.\n",
         faults.len() - 1,
         FALSE_ALARM_RATE * 100.0
-    );
-    println!("| detector | detection rate | false alarms before the faults | µs per row | bytes per key |");
-    println!("|---|--:|--:|--:|--:|");
+    ))?;
+    say(format_args!(
+        "| detector | detection rate | false alarms before the faults | µs per row | bytes per key |"
+    ))?;
+    say(format_args!("|---|--:|--:|--:|--:|"))?;
     for (name, score) in BASELINES {
         let verdicts: Vec<Verdicts> = faults.iter().map(|fault| baseline(score, &fault.series)).collect();
-        print_row(name, learn_rows, &faults, &verdicts);
+        print_row(name, learn_rows, &faults, &verdicts)?;
     }
     let mut defaults = method(METHOD);
     defaults.extend([("learn_rows".to_owned(), (learn_rows as i64).into())]);
     let score = |fault: &Fault| runner.score(&fault.series, &defaults);
     let verdicts = faults.iter().map(score).collect::<Result<Vec<Verdicts>>>()?;
-    print_row(&runner.name(METHOD), learn_rows, &faults, &verdicts);
+    print_row(&runner.name(METHOD), learn_rows, &faults, &verdicts)?;
     let threshold = threshold(learn_rows, &verdicts);
-    println!("\n| fault | detection rate | delay of the first three marked rows |");
-    println!("|---|--:|--:|");
+    say(format_args!("\n| fault | detection rate | delay of the first three marked rows |"))?;
+    say(format_args!("|---|--:|--:|"))?;
     for (fault, verdict) in faults.iter().zip(&verdicts).skip(1) {
         let found = find(learn_rows, verdict, threshold);
         let delay = found.delay_minutes.map_or("never".to_owned(), |minutes| format!("{minutes:.0} min"));
-        println!("| {} | {:.3} | {delay} |", fault.number, found.rate);
+        say(format_args!("| {} | {:.3} | {delay} |", fault.number, found.rate))?;
         runner.draw(METHOD, &fault.series, verdict, learn_rows, Some(threshold))?;
     }
     Ok(())
@@ -129,7 +131,7 @@ fn find(learn_rows: usize, verdict: &Verdicts, threshold: f64) -> Found {
     }
 }
 
-fn print_row(name: &str, learn_rows: usize, faults: &[Fault], verdicts: &[Verdicts]) {
+fn print_row(name: &str, learn_rows: usize, faults: &[Fault], verdicts: &[Verdicts]) -> Result<()> {
     let threshold = threshold(learn_rows, verdicts);
     let counted =
         faults.iter().zip(verdicts).skip(1).filter(|(fault, _)| !UNOBSERVABLE.contains(&fault.number));
@@ -140,10 +142,10 @@ fn print_row(name: &str, learn_rows: usize, faults: &[Fault], verdicts: &[Verdic
         marked += before.iter().filter(|score| **score > threshold).count();
         rows += before.len();
     }
-    println!(
+    say(format_args!(
         "| {name} | {:.4} | {:.2} % | {} |",
         rates.iter().sum::<f64>() / rates.len().max(1) as f64,
         100.0 * marked as f64 / rows.max(1) as f64,
         costs(faults.iter().map(|fault| &fault.series).zip(verdicts))
-    );
+    ))
 }

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::categories::{self, Categories};
+use super::clusters::{self, Clusters};
 use super::linear::{Autoregression, Level, LinearScratch};
 use super::neighbours::{Neighbours, Stretch};
 use super::profile::Profile;
@@ -29,26 +31,30 @@ const METRIC_STRETCH: Stretch = Stretch { rows: 60, step: 4, past: 1_660 };
 const SIGNAL_STRETCH: Stretch = Stretch { rows: 16, step: 4, past: 528 };
 /// Values of the past that are kept at most for signals: 12 KiB.
 const PAST_VALUES_MAX: usize = 3_072;
-/// Rows over whose mean the distance to the neighbours, and that from the time of day, is judged.
-const NEIGHBOURS_ROWS: f64 = 5.0;
+/// Rows of a part of a stretch that is told to a category.
+const CATEGORY_PART_ROWS: usize = 6;
+/// Categories see what neighbours see, less sharply and from further back: they have half a say.
+const CATEGORY_WEIGHT: f64 = 0.5;
+/// Rows over whose mean the distance to the neighbours and the category, and that from the time of day, is judged.
+const SHAPE_ROWS: f64 = 5.0;
 const PROFILE_ROWS: f64 = 30.0;
 /// The share of a row in a running mean of decades.
 const PREDICTION_SHARE: f64 = 0.1;
 const SHAPE_SHARE: f64 = 0.03;
-/// The share of a row in the level of a signal, and in that of a process.
-const SIGNAL_LEVEL_SHARE: f64 = 0.1;
-const PROCESS_LEVEL_SHARE: f64 = 0.05;
+/// The share of a row in the level of a signal, and in those of a process: one for small shifts that stay, one for large ones.
+const SIGNAL_LEVEL_SHARE: f64 = 0.3;
+const PROCESS_LEVEL_SHARES: [f64; 2] = [0.05, 0.2];
 /// A value this far outside everything before it, as a share of its range, is a record.
 const RECORD_MARGIN: f64 = 0.02;
 /// Rows before records count.
-const RECORD_WARM_UP: u32 = 100;
+const RECORD_WARM_UP: u32 = 200;
 
 /// What is said of a row.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Judgement {
     /// How rare it is, in powers of ten, added over the detectors; NaN while nothing is known.
     pub decades: f64,
-    /// Whether it is a record that needs no second opinion.
+    /// Whether it is a record of a column, of a row that is not usual to all detectors either.
     pub is_record: bool,
 }
 
@@ -58,11 +64,13 @@ pub struct Learned {
     rows: u32,
     scale: Scale,
     neighbours: Neighbours,
+    clusters: Clusters,
+    categories: Categories,
     profile: Profile,
     autoregression: Autoregression,
-    level: Level,
-    tails: [Tail; 3],
-    means: [f64; 2],
+    levels: [Level; 2],
+    tails: [Tail; 4],
+    means: [f64; 3],
     extremes: Vec<(f64, f64)>,
     /// Rows since the last alarm, for who makes alarms of judgements.
     pub quiet_rows: Option<u32>,
@@ -72,6 +80,7 @@ pub struct Learned {
 #[derive(Debug, Default)]
 pub struct Scratch {
     scaled: Vec<f64>,
+    example: Vec<f32>,
     linear: LinearScratch,
 }
 
@@ -82,11 +91,17 @@ impl Learned {
         let level = triangle(width) + 8 * width;
         let own = size_of::<Self>() + 32 * width;
         own + match kind {
-            Kind::Metric => 4 * (METRIC_STRETCH.past * 5 / 4 + METRIC_STRETCH.rows + 288),
-            Kind::Process => level,
+            Kind::Metric => {
+                let parts = METRIC_STRETCH.rows / CATEGORY_PART_ROWS;
+                let values = METRIC_STRETCH.past * 5 / 4 + METRIC_STRETCH.rows + 288;
+                4 * values + categories::bytes_max(parts)
+            }
+            Kind::Process => 2 * level,
             Kind::Signal => {
                 let past = 4 * width * (signal_stretch(width).past * 5 / 4 + SIGNAL_STRETCH.rows);
-                level + triangle(width + 1) + triangle(width) + 8 * width * (width + 2) + past
+                let stretch = SIGNAL_STRETCH.rows * width;
+                let clusters = 4 * clusters::centres_max(stretch) * (stretch + 1);
+                level + triangle(width + 1) + triangle(width) + 8 * width * (width + 2) + past + clusters
             }
         }
     }
@@ -95,11 +110,22 @@ impl Learned {
     pub fn fits(&self, kind: Kind, width: usize) -> bool {
         let begun = self.scale.width() == width
             && self.extremes.len() == width
-            && self.level.fits(if kind == Kind::Metric { 0 } else { width })
+            && self
+                .levels
+                .iter()
+                .zip(Self::levels(kind))
+                .all(|(level, used)| level.fits(if used { width } else { 0 }))
             && self.autoregression.fits(if kind == Kind::Signal { width } else { 0 })
             && self.neighbours.fits(width)
+            && self.categories.fits(METRIC_STRETCH.rows / CATEGORY_PART_ROWS)
+            && self.clusters.fits(SIGNAL_STRETCH.rows * width)
             && self.profile.fits();
         self.rows == 0 || begun
+    }
+
+    /// Which of the levels are used.
+    fn levels(kind: Kind) -> [bool; 2] {
+        [kind != Kind::Metric, kind == Kind::Process]
     }
 
     fn begin(&mut self, kind: Kind, width: usize) {
@@ -108,8 +134,8 @@ impl Learned {
         if kind == Kind::Signal {
             self.autoregression = Autoregression::new(width);
         }
-        if kind != Kind::Metric {
-            self.level = Level::new(width);
+        for (level, used) in self.levels.iter_mut().zip(Self::levels(kind)) {
+            *level = if used { Level::new(width) } else { Level::default() };
         }
     }
 
@@ -139,46 +165,63 @@ impl Learned {
             Kind::Signal => (self.signal(learn, scratch), false),
             Kind::Process => (self.process(learn, scratch), false),
         };
-        Judgement { decades, is_record }
+        // A value that wanders to a new extreme is no event while it moves as always.
+        Judgement { decades, is_record: is_record && decades > 0.0 }
     }
 
     fn metric(&mut self, time_us: i64, learn: bool, scratch: &mut Scratch) -> f64 {
         let row = &scratch.scaled;
-        let [shape, daily, _] = &mut self.tails;
+        let [shape, daily, category, _] = &mut self.tails;
         let near = self.neighbours.step(row, METRIC_STRETCH, learn);
-        let near = judged(near, |near| shape.step(near, NEIGHBOURS_ROWS, METRIC_MEMORY, learn));
+        let unlike = self.neighbours.recent(METRIC_STRETCH, row.len()).map_or(f64::NAN, |recent| {
+            self.categories.step(recent, CATEGORY_PART_ROWS, learn, &mut scratch.example)
+        });
+        let near = judged(near, |near| shape.step(near, SHAPE_ROWS, METRIC_MEMORY, learn));
+        let unlike = judged(unlike, |unlike| category.step(unlike, SHAPE_ROWS, METRIC_MEMORY, learn));
         let usual = row.first().map_or(f64::NAN, |value| self.profile.step(*value, time_us, learn));
         let usual = judged(usual, |usual| daily.step(usual, PROFILE_ROWS, METRIC_MEMORY, learn));
-        sum([near, usual])
+        sum([near, usual, CATEGORY_WEIGHT * unlike])
     }
 
     fn signal(&mut self, learn: bool, scratch: &mut Scratch) -> f64 {
         let row = &scratch.scaled;
-        let [prediction, shape, level] = &mut self.tails;
+        let [prediction, shape, level, cluster] = &mut self.tails;
         let stretch = signal_stretch(row.len());
         let error = self.autoregression.step(row, SIGNAL_MEMORY, learn, &mut scratch.linear);
         let near = self.neighbours.step(row, stretch, learn);
-        let far = self.level.step(row, SIGNAL_LEVEL_SHARE, SIGNAL_MEMORY, learn, &mut scratch.linear);
+        let recent = self.neighbours.recent(stretch, row.len());
+        let centre = recent.map_or(f64::NAN, |recent| self.clusters.step(recent, stretch.rows as u32, learn));
+        let far = self.levels[0].step(row, SIGNAL_LEVEL_SHARE, SIGNAL_MEMORY, learn, &mut scratch.linear);
         let logarithm = |number: f64, tail: &mut Tail| {
             judged(number, |number| tail.step(number.max(f64::MIN_POSITIVE).ln(), 1.0, TAIL_MEMORY, learn))
         };
         let error = logarithm(error, prediction);
         let near = logarithm(near, shape);
         let far = logarithm(far, level);
-        let [errors, nears] = &mut self.means;
-        for (mean, decades, share) in
-            [(&mut *errors, error, PREDICTION_SHARE), (&mut *nears, near, SHAPE_SHARE)]
-        {
+        let centre = judged(centre, |centre| {
+            cluster.step_two_sided(centre.max(f64::MIN_POSITIVE).ln(), TAIL_MEMORY, learn)
+        });
+        let [errors, nears, centres] = &mut self.means;
+        for (mean, decades, share) in [
+            (&mut *errors, error, PREDICTION_SHARE),
+            (&mut *nears, near, SHAPE_SHARE),
+            (&mut *centres, centre, SHAPE_SHARE),
+        ] {
             *mean += if decades.is_nan() { 0.0 } else { share * (decades - *mean) };
         }
         let known = |decades: f64, mean: f64| if decades.is_nan() { f64::NAN } else { mean };
-        sum([known(error, *errors), known(near, *nears), far])
+        sum([known(error, *errors), known(near, *nears), known(centre, *centres), far])
     }
 
     fn process(&mut self, learn: bool, scratch: &mut Scratch) -> f64 {
-        let far =
-            self.level.step(&scratch.scaled, PROCESS_LEVEL_SHARE, f64::INFINITY, learn, &mut scratch.linear);
-        judged(far, |far| self.tails[0].step(far.max(f64::MIN_POSITIVE).ln(), 1.0, f64::INFINITY, learn))
+        let mut decades = [f64::NAN; 2];
+        let levels = self.levels.iter_mut().zip(&mut self.tails).zip(PROCESS_LEVEL_SHARES);
+        for (decades, ((level, tail), share)) in decades.iter_mut().zip(levels) {
+            let far = level.step(&scratch.scaled, share, f64::INFINITY, learn, &mut scratch.linear);
+            *decades =
+                judged(far, |far| tail.step(far.max(f64::MIN_POSITIVE).ln(), 1.0, f64::INFINITY, learn));
+        }
+        sum(decades)
     }
 
     /// Whether a value is outside everything before it.
@@ -260,6 +303,23 @@ mod tests {
             let found = after[3_500..3_550].iter().copied().fold(0.0, f64::max);
             assert!(found > 1.5 * usual, "{kind:?}: {found} beside {usual}");
         }
+    }
+
+    #[test]
+    fn records_count_late_and_where_the_row_is_rare() {
+        // Waves that grow reach a new extreme again and again, in the way that they always do.
+        let grown = |row: usize| (1.0 + row as f64 / 300.0) * (row as f64 * 0.35).sin();
+        let (mut learned, mut scratch) = (Learned::default(), Scratch::default());
+        let mut early = 0;
+        for row in 0..1_000 {
+            let time = row as i64 * 300_000_000;
+            let value = if row == 900 { 20.0 } else { grown(row) };
+            let judgement = learned.step(Kind::Metric, &[value], time, u32::MAX, &mut scratch);
+            assert!(!judgement.is_record || judgement.decades > 0.0, "row {row}: {judgement:?}");
+            early += usize::from(judgement.is_record && row < 250);
+            assert!(row != 900 || judgement.is_record, "{judgement:?}");
+        }
+        assert!(early <= 1, "{early} records in the first 250 rows");
     }
 
     #[test]

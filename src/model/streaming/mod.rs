@@ -3,6 +3,8 @@
 //! Each gives a number that is larger the stranger a row is; [`tail`] makes powers of ten of it, which [`ensemble`] adds up
 //! for a kind of data. Nothing in a number depends on later rows.
 
+pub mod categories;
+pub mod clusters;
 pub mod ensemble;
 pub mod inverse;
 pub mod linear;

@@ -38,6 +38,11 @@ impl Neighbours {
         whole(&self.past) && whole(&self.recent)
     }
 
+    /// The last rows, once there are as many as a stretch has.
+    pub(super) fn recent(&self, stretch: Stretch, width: usize) -> Option<&[f32]> {
+        Some(self.recent.as_slice()).filter(|recent| recent.len() == stretch.rows * width)
+    }
+
     /// Takes a row of scaled values; the root of the mean squared distance per value to the nearest stretches, NaN while the
     /// past is short.
     pub fn step(&mut self, row: &[f64], stretch: Stretch, learn: bool) -> f64 {
@@ -85,7 +90,7 @@ impl Neighbours {
 }
 
 /// The squared distance, or something above `enough` when it is above that.
-fn squared_distance(one: &[f32], other: &[f32], enough: f32) -> f32 {
+pub(super) fn squared_distance(one: &[f32], other: &[f32], enough: f32) -> f32 {
     const LANES: usize = 16;
     let mut sum = 0.0;
     let mut ones = one.chunks_exact(LANES);

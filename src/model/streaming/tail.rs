@@ -1,5 +1,7 @@
 //! How rare a detector's raw number is, by what it has been before: powers of ten that can be added. Pure.
 
+use std::f64::consts::LOG10_2;
+
 use serde::{Deserialize, Serialize};
 
 use super::normal::upper_tail_decades;
@@ -28,19 +30,27 @@ impl Tail {
     /// Judges the mean of about `short` numbers by the last `memory` of them, then learns the number if it may. NaN during
     /// the warm-up.
     pub fn step(&mut self, number: f64, short: f64, memory: f64, learn: bool) -> f64 {
+        let distance = self.deviations(number, short, memory, learn);
+        if distance > 0.0 || distance.is_nan() { decades(distance) } else { 0.0 }
+    }
+
+    /// The same for numbers that are rare when they are large and when they are small.
+    pub fn step_two_sided(&mut self, number: f64, memory: f64, learn: bool) -> f64 {
+        decades(self.deviations(number, 1.0, memory, learn).abs()) - LOG10_2
+    }
+
+    /// How far the mean of the last few is from the mean of all, then the number is learned if it may.
+    fn deviations(&mut self, number: f64, short: f64, memory: f64, learn: bool) -> f64 {
         let begun = self.count + 1.0;
         self.recent += (number - self.recent) * (1.0 / short).max(if learn { 1.0 / begun } else { 0.0 });
-        let decades = match self.count >= WARM_UP && self.variance > 0.0 {
-            true => {
-                let distance = (self.recent - self.mean) / self.variance.sqrt();
-                if distance > 0.0 { upper_tail_decades(distance).min(DECADES_MAX) } else { 0.0 }
-            }
+        let distance = match self.count >= WARM_UP && self.variance > 0.0 {
+            true => (self.recent - self.mean) / self.variance.sqrt(),
             false => f64::NAN,
         };
         if learn {
             self.learn(number, begun.min(memory));
         }
-        decades
+        distance
     }
 
     fn learn(&mut self, number: f64, count: f64) {
@@ -54,6 +64,11 @@ impl Tail {
         self.mean += gain * step;
         self.variance = (1.0 - gain) * (self.variance + gain * step * step);
     }
+}
+
+/// How rare it is to be so many deviations above the mean; NaN stays what it is.
+fn decades(distance: f64) -> f64 {
+    if distance.is_nan() { f64::NAN } else { upper_tail_decades(distance).min(DECADES_MAX) }
 }
 
 #[cfg(test)]

@@ -49,10 +49,11 @@ use crate::units::Period;
 ///
 /// `metric`, `signal` and `process` are ensembles of detectors that learn row by row, for each key, with nothing to set.
 /// Their score adds up in powers of ten: 3 is as rare as one row in a thousand, by what each detector has seen so far.
-/// `metric` is for one number about a machine or a service: it knows what the last hours looked like, the time of day, and
-/// records, which are alarms at once. `signal` is for sampled signals, one or several columns that belong together: what
-/// predicts the next row, shapes of the last rows, and the level. `process` is for a process that is normal at first: it
-/// learns `learn_rows` and watches the level of all columns together from then on. Keys of these take up to 64 KiB.
+/// `metric` is for one number about a machine or a service: it knows what the last hours looked like, categories of shapes
+/// from longer ago, the time of day, and records: those of rows that are rare otherwise, too, are alarms at once. `signal`
+/// is for sampled signals, one or several columns that belong together: what predicts the next row, shapes of the last
+/// rows, those as well that are more regular than usual, and the level. `process` is for a process that is normal at first:
+/// it learns `learn_rows` and watches the level of all columns together from then on. Keys of these take up to 64 KiB.
 ///
 /// Rows without a score are counted as `unscored_rows`, with the reason `missing_values`, `warm_up`, `max_keys` or
 /// `no_model`.
@@ -73,7 +74,7 @@ pub struct DetectConfig {
     /// Without a model: the columns that make the key. Each key has its own normal. Without it, all rows share one.
     #[serde(default)]
     by: Vec<String>,
-    /// Rows with a score above this are anomalies. Without it 6 for `robust_z`, 3 for `metric`, 6 for `signal`, 6 for
+    /// Rows with a score above this are anomalies. Without it 6 for `robust_z`, 4 for `metric`, 7 for `signal`, 10 for
     /// `process`, and for a model its own.
     #[serde(default)]
     threshold: Option<f64>,
@@ -166,9 +167,9 @@ const THRESHOLD: f64 = 6.0;
 const HALF_LIFE: Period = Period::seconds(600);
 const WARM_UP: u32 = 100;
 const WARM_UP_MAX: u32 = 1_000_000;
-const METRIC_THRESHOLD: f64 = 3.0;
-const SIGNAL_THRESHOLD: f64 = 6.0;
-const PROCESS_THRESHOLD: f64 = 6.0;
+const METRIC_THRESHOLD: f64 = 4.0;
+const SIGNAL_THRESHOLD: f64 = 7.0;
+const PROCESS_THRESHOLD: f64 = 10.0;
 const METRIC_REFRACTORY_ROWS: u32 = 300;
 const LEARN_ROWS_MIN: u32 = 100;
 const KEY_BYTES_MAX: usize = 64 << 10;

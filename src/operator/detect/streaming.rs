@@ -90,7 +90,7 @@ impl Streaming {
         let is_high = judgement.decades > self.alarms.threshold && quiet;
         learned.quiet_rows =
             if is_high { Some(0) } else { learned.quiet_rows.map(|rows| rows.saturating_add(1)) };
-        is_high || (judgement.is_record && !judgement.decades.is_nan())
+        is_high || judgement.is_record
     }
 
     fn count_unscored(&self, scores: &[f64], out: &mut Output) {
