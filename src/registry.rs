@@ -14,7 +14,7 @@ use arrow::datatypes::SchemaRef;
 use schemars::{JsonSchema, Schema, schema_for};
 use serde::de::DeserializeOwned;
 
-use crate::core::{BadMessages, Fingerprint, ModelSlot, Operator, Peer, Port, Sink, Source};
+use crate::core::{BadMessages, Edge, Fingerprint, ModelSlot, Node, Operator, Peer, Port, Sink, Source};
 use crate::error::Result;
 
 pub use columns::{Columns, Sampler, SplitMessages};
@@ -164,6 +164,26 @@ pub struct Built {
 }
 
 impl Built {
+    /// A node of a graph that runs it.
+    pub fn node(
+        self,
+        name: impl Into<String>,
+        kind: &'static str,
+        inputs: Vec<Edge>,
+        fingerprint: Fingerprint,
+    ) -> Node {
+        Node {
+            name: name.into(),
+            kind,
+            operator: self.operator,
+            inputs,
+            ports: self.ports,
+            fingerprint,
+            own_watermark: self.own_watermark,
+            models: self.models,
+        }
+    }
+
     /// An operator with one way out.
     pub fn new(operator: impl Operator + 'static, schema: SchemaRef, meaning: impl Into<String>) -> Self {
         Self {

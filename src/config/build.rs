@@ -250,7 +250,7 @@ impl Planner<'_> {
         report: &mut Report,
     ) -> Option<Output> {
         let schemas: Vec<InputSchema> = inputs.iter().map(|input| input.schema.clone()).collect();
-        let built = match (kind.build)(table, &self.context(component, &schemas)) {
+        let mut built = match (kind.build)(table, &self.context(component, &schemas)) {
             Ok(built) => built,
             Err(problems) => {
                 let (unknown, wrong): (Vec<_>, Vec<_>) =
@@ -265,7 +265,7 @@ impl Planner<'_> {
             }
         };
         let severity = if self.keeps_state { Severity::Warning } else { Severity::Error };
-        let unless_saved = built.unless_saved.into_iter().map(|mut problem| {
+        let unless_saved = std::mem::take(&mut built.unless_saved).into_iter().map(|mut problem| {
             if self.keeps_state {
                 problem.message.push_str("; it starts only where a saved state can go on");
             }
@@ -276,17 +276,9 @@ impl Planner<'_> {
         let fingerprint = fingerprint(kind.name, &built.meaning, &schemas, upstream);
         let origins = inputs.iter().flat_map(|input| input.origins.iter().copied()).collect();
         let output = Output { node: plan.nodes.len(), ports: built.ports.clone(), fingerprint, origins };
-        plan.keyed = built.keyed;
-        plan.nodes.push(GraphNode {
-            name: component.name.to_owned(),
-            kind: kind.name,
-            operator: built.operator,
-            inputs: inputs.iter().map(|input| input.edge).collect(),
-            ports: built.ports,
-            fingerprint,
-            own_watermark: built.own_watermark,
-            models: built.models,
-        });
+        let edges = inputs.iter().map(|input| input.edge).collect();
+        plan.keyed = built.keyed.take();
+        plan.nodes.push(built.node(component.name, kind.name, edges, fingerprint));
         Some(output)
     }
 

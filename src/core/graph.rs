@@ -100,6 +100,15 @@ impl std::fmt::Debug for Graph {
 }
 
 impl Graph {
+    /// One node between the input `in` and the sink `out`.
+    ///
+    /// # Errors
+    /// The node reads from something else.
+    pub fn of_one(node: Node) -> Result<Self> {
+        let sink = SinkNode { name: "out".to_owned(), inputs: vec![Edge::Node { node: 0, port: 0 }] };
+        Self::new(vec!["in".to_owned()], vec![node], vec![sink])
+    }
+
     /// Checks that every edge comes from something earlier that is there.
     ///
     /// # Errors

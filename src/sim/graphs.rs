@@ -153,16 +153,9 @@ impl<'a> Recipe<'a> {
             };
             let built = place.build(self.registry, &schema)?;
             let number = nodes.len();
-            nodes.push(Node {
-                name: format!("node-{number}"),
-                kind: self.registry.operators[place.component].name,
-                operator: built.operator,
-                inputs: place.edges.clone(),
-                ports: built.ports,
-                fingerprint: Fingerprint::of([built.meaning.as_bytes(), &number.to_le_bytes()]),
-                own_watermark: built.own_watermark,
-                models: built.models,
-            });
+            let kind = self.registry.operators[place.component].name;
+            let fingerprint = Fingerprint::of([built.meaning.as_bytes(), &number.to_le_bytes()]);
+            nodes.push(built.node(format!("node-{number}"), kind, place.edges.clone(), fingerprint));
         }
         let sinks = self.sinks.iter().enumerate();
         let sinks =

@@ -175,6 +175,27 @@ body_size = "2KiB"
 
 const ROWS: u64 = 3000;
 
+/// A plant that has messages, a pipeline that takes them, and where the server will be.
+struct Site {
+    address: SocketAddr,
+    plant: Plant,
+    _directory: tempfile::TempDir,
+    pipeline: PathBuf,
+    data: String,
+}
+
+impl Site {
+    fn new() -> Self {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let message = |n| Message::new("rows", format!("{{\"ts\":{},\"n\":{n}}}", 1_700_000_000_000 + n));
+        let plant = Plant::start(vec![("rows", (0..ROWS).map(message).collect())]);
+        let directory = tempfile::tempdir().unwrap();
+        let pipeline = to_cloud(directory.path(), plant.port, address, "");
+        let data = directory.path().join("data").display().to_string();
+        Self { address, plant, _directory: directory, pipeline, data }
+    }
+}
+
 #[test]
 fn whatever_the_server_does_every_row_arrives_once_and_in_order() {
     let seen = Arc::new(Mutex::new(Seen {
@@ -195,13 +216,8 @@ fn whatever_the_server_does_every_row_arrives_once_and_in_order() {
         ..Seen::default()
     }));
     seen.lock().unwrap().script.reverse();
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    let Site { address, plant, _directory, pipeline, data } = Site::new();
     listen(address, &seen);
-    let message = |n| Message::new("rows", format!("{{\"ts\":{},\"n\":{n}}}", 1_700_000_000_000 + n));
-    let plant = Plant::start(vec![("rows", (0..ROWS).map(message).collect())]);
-    let directory = tempfile::tempdir().unwrap();
-    let pipeline = to_cloud(directory.path(), plant.port, address, "");
-    let data = directory.path().join("data").display().to_string();
     let running = Running::start(&pipeline, &["--data-dir", &data]);
     // All faults have happened, and some rows have been taken since: a good moment for a power cut.
     running.wait_for("the end of the faults", |_| seen.lock().unwrap().paused());
@@ -243,12 +259,7 @@ fn while_the_server_is_away_epochs_commit_and_a_stop_is_quick_and_later_everythi
     script.extend([Answer::Take, Answer::Status(413), Answer::Reset, Answer::Take, Answer::Status(422)]);
     script.reverse();
     let seen = Arc::new(Mutex::new(Seen { script, ..Seen::default() }));
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
-    let message = |n| Message::new("rows", format!("{{\"ts\":{},\"n\":{n}}}", 1_700_000_000_000 + n));
-    let plant = Plant::start(vec![("rows", (0..ROWS).map(message).collect())]);
-    let directory = tempfile::tempdir().unwrap();
-    let pipeline = to_cloud(directory.path(), plant.port, address, "");
-    let data = directory.path().join("data").display().to_string();
+    let Site { address, plant, _directory, pipeline, data } = Site::new();
     let extra = ["--data-dir", data.as_str()];
 
     // Nobody listens. The plant has its acknowledgements all the same, and epochs commit.
@@ -309,12 +320,7 @@ fn while_the_server_is_away_epochs_commit_and_a_stop_is_quick_and_later_everythi
 #[test]
 fn what_a_changed_file_makes_of_records_whose_rows_are_spooled_already_arrives_too() {
     let seen = Arc::new(Mutex::new(Seen::default()));
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
-    let message = |n| Message::new("rows", format!("{{\"ts\":{},\"n\":{n}}}", 1_700_000_000_000 + n));
-    let plant = Plant::start(vec![("rows", (0..ROWS).map(message).collect())]);
-    let directory = tempfile::tempdir().unwrap();
-    let pipeline = to_cloud(directory.path(), plant.port, address, "");
-    let data = directory.path().join("data").display().to_string();
+    let Site { address, plant, _directory, pipeline, data } = Site::new();
     let extra = ["--data-dir", data.as_str()];
     // Another sink answers no epoch, so none with rows is committed: what is in the spool is synced, and every start goes
     // on from the log's first record.

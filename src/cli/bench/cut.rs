@@ -19,8 +19,7 @@ use super::median;
 use crate::cli::Outcome;
 use crate::core::schema::time_array;
 use crate::core::{
-    Barrier, Commit, Edge, Effect, Engine, Epoch, EventTime, Fingerprint, Graph, Node, Now, Position, Record,
-    SinkNode,
+    Barrier, Commit, Edge, Effect, Engine, Epoch, EventTime, Fingerprint, Graph, Now, Position, Record,
 };
 use crate::error::{Error, Result};
 use crate::registry::{Registry, example_schema};
@@ -233,18 +232,7 @@ fn graph(kind: &str, body: &str, registry: &Registry) -> Result<Graph> {
         .operator_type(kind)
         .ok_or_else(|| Error::config(format!("there is no operator type `{kind}`")))?;
     let built = Subject { component, body }.build()?;
-    let node = Node {
-        name: kind.to_owned(),
-        kind: component.name,
-        operator: built.operator,
-        inputs: vec![Edge::Input(0)],
-        ports: built.ports,
-        fingerprint: Fingerprint(1),
-        own_watermark: built.own_watermark,
-        models: built.models,
-    };
-    let sink = SinkNode { name: "out".to_owned(), inputs: vec![Edge::Node { node: 0, port: 0 }] };
-    Graph::new(vec!["in".to_owned()], vec![node], vec![sink])
+    Graph::of_one(built.node(kind, component.name, vec![Edge::Input(0)], Fingerprint(1)))
 }
 
 /// One row for each of some keys, at a time.

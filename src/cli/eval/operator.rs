@@ -7,9 +7,7 @@ use arrow::array::{ArrayRef, AsArray, Float64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Float64Type, Schema, SchemaRef};
 
 use crate::core::schema::{time_array, time_field};
-use crate::core::{
-    Barrier, Edge, Effect, Engine, Epoch, Event, EventTime, Fingerprint, Graph, Node, Now, Record, SinkNode,
-};
+use crate::core::{Barrier, Edge, Effect, Engine, Epoch, Event, EventTime, Fingerprint, Graph, Now, Record};
 use crate::error::{Error, Result};
 use crate::registry::{BatchLimits, Built, Context, Files, InputSchema, Registry};
 
@@ -93,18 +91,7 @@ fn graph(body: &toml::Table, schema: &SchemaRef, files: &dyn Files, registry: &R
         });
         Error::config(told.collect::<Vec<_>>().join("; "))
     })?;
-    let node = Node {
-        name: "detect".to_owned(),
-        kind: component.name,
-        operator: built.operator,
-        inputs: vec![Edge::Input(0)],
-        ports: built.ports,
-        fingerprint: Fingerprint(1),
-        own_watermark: built.own_watermark,
-        models: built.models,
-    };
-    let sink = SinkNode { name: "out".to_owned(), inputs: vec![Edge::Node { node: 0, port: 0 }] };
-    Graph::new(vec!["in".to_owned()], vec![node], vec![sink])
+    Graph::of_one(built.node("detect", component.name, vec![Edge::Input(0)], Fingerprint(1)))
 }
 
 fn batch(

@@ -1,5 +1,6 @@
 //! `detect`: marks rows that are unlike what is normal, by a quantized model or by a robust z-score. Pure.
 
+mod keyed;
 mod network;
 mod numbers;
 mod robust;
@@ -14,6 +15,7 @@ use arrow::datatypes::SchemaRef;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use self::keyed::Keyed;
 use self::network::{Gate, Network};
 use self::numbers::is_numeric;
 pub(crate) use self::numbers::{ADDED, ModelName, Numbers, output_schema, with_scores};
@@ -104,8 +106,8 @@ pub struct DetectConfig {
     /// `metric` without it, else 0.
     #[serde(default)]
     refractory_rows: Option<u32>,
-    /// Without a model: the most keys at once, 100,000 without it. One takes 56 bytes per column, and its name; with
-    /// `metric`, `signal` and `process`, up to 64 KiB.
+    /// Without a model: the most keys at once. For `robust_z` 100,000 without it: one takes 56 bytes per column, and its
+    /// name. For `metric`, `signal` and `process` 1,000: one takes up to 64 KiB.
     #[serde(default)]
     #[schemars(range(min = 1))]
     max_keys: Option<usize>,
@@ -173,6 +175,8 @@ const PROCESS_THRESHOLD: f64 = 10.0;
 const METRIC_REFRACTORY_ROWS: u32 = 300;
 const LEARN_ROWS_MIN: u32 = 100;
 const KEY_BYTES_MAX: usize = 64 << 10;
+/// Keys of the ensembles are large: all of them together take 64 MiB at most.
+const ENSEMBLE_MAX_KEYS: usize = 1_000;
 
 impl OperatorConfig for DetectConfig {
     const TYPE: &'static str = "detect";
@@ -362,12 +366,12 @@ impl DetectConfig {
             problems.push(Problem::new("warmup", format!("must be 5 to {WARM_UP_MAX}, not {warm_up}")));
         }
         let half_life = self.half_life(&mut problems);
-        let (by, keys, limits) = self.keyed(input, problems)?;
+        let (keyed, limits) = self.keyed(KeyLimits::default().max_keys, input, problems)?;
         let names: Vec<&String> = columns.iter().map(|place| input.field(*place).name()).collect();
         let meaning = format!("{} of {names:?} by {:?} {:?}", zscore::NAME, self.by, limits.on_full);
         let output = output_schema(input);
         let estimation = Estimation { half_life, warm_up };
-        let operator = RobustZ::new(estimation, threshold, keys, by, columns.to_vec(), output.clone());
+        let operator = RobustZ::new(estimation, threshold, keyed, columns.to_vec(), output.clone());
         let bytes = columns.len() * size_of::<robust::Estimate>() + Kept::KEY_BYTES;
         let max = if self.by.is_empty() { 1 } else { limits.max_keys };
         let kept = vec![Kept { what: "keys", max, key: "max_keys", bytes }];
@@ -433,7 +437,7 @@ impl DetectConfig {
                 .help("name fewer, or put several `detect` operators side by side"),
             );
         }
-        let (by, keys, limits) = self.keyed(input, problems)?;
+        let (keyed, limits) = self.keyed(ENSEMBLE_MAX_KEYS, input, problems)?;
         let names: Vec<&String> = columns.iter().map(|place| input.field(*place).name()).collect();
         let learn_rows = self.learn_rows.unwrap_or(u32::MAX);
         let meaning =
@@ -444,7 +448,7 @@ impl DetectConfig {
             refractory_rows: self.refractory_rows.unwrap_or(refractory_rows),
             learn_rows,
         };
-        let operator = Streaming::new(kind, alarms, keys, by, columns.to_vec(), output.clone());
+        let operator = Streaming::new(kind, alarms, keyed, columns.to_vec(), output.clone());
         let bytes = Learned::bytes_max(kind, columns.len()) + Kept::KEY_BYTES;
         let max = if self.by.is_empty() { 1 } else { limits.max_keys };
         let kept = vec![Kept { what: "keys", max, key: "max_keys", bytes }];
@@ -452,13 +456,18 @@ impl DetectConfig {
     }
 
     /// The columns of the key and what holds them; or everything that is wrong.
-    fn keyed(&self, input: &SchemaRef, mut problems: Vec<Problem>) -> Checked<(Vec<usize>, Keys, KeyLimits)> {
+    fn keyed(
+        &self,
+        max_keys: usize,
+        input: &SchemaRef,
+        mut problems: Vec<Problem>,
+    ) -> Checked<(Keyed, KeyLimits)> {
         if self.max_keys == Some(0) {
             problems.push(Problem::new("max_keys", "must be at least 1"));
         }
         let by = self.keys(input, &mut problems);
         let limits = KeyLimits {
-            max_keys: self.max_keys.unwrap_or(KeyLimits::default().max_keys),
+            max_keys: self.max_keys.unwrap_or(max_keys),
             key_ttl: self.key_ttl.map(|ttl| ttl.0),
             on_full: self.on_full.unwrap_or_default(),
         };
@@ -467,7 +476,7 @@ impl DetectConfig {
             return Err(problems);
         }
         let keys = Keys::new(types, limits).map_err(|error| vec![Problem::new("by", error.message)])?;
-        Ok((by, keys, limits))
+        Ok((Keyed::new(keys, by), limits))
     }
 
     fn half_life(&self, problems: &mut Vec<Problem>) -> HalfLife {

@@ -1,11 +1,12 @@
 //! The ensembles that need no model and no settings: what a key has learned, row by row. Pure.
 
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
+use super::keyed::Keyed;
 use super::numbers::{ModelName, Numbers, with_anomalies};
 use crate::core::keys::REFUSED;
-use crate::core::{Chunks, EventTime, Keys, Operator, Output, StateReader, StateWriter, schema};
+use crate::core::{Chunks, EventTime, Operator, Output, StateReader, StateWriter, schema};
 use crate::error::{Error, Result};
 use crate::model::streaming::ensemble::{Kind, Learned, Scratch};
 
@@ -27,15 +28,11 @@ pub(super) struct Alarms {
 pub(super) struct Streaming {
     kind: Kind,
     alarms: Alarms,
-    keys: Keys,
-    /// Where the columns of the key stand in the input.
-    by: Vec<usize>,
+    keyed: Keyed,
     numbers: Numbers,
     learned: Chunks<Learned, SHARED>,
     schema: SchemaRef,
     name: ModelName,
-    key_columns: Vec<ArrayRef>,
-    ids: Vec<u32>,
     row: Vec<f64>,
     scratch: Scratch,
 }
@@ -45,22 +42,18 @@ impl Streaming {
     pub(super) fn new(
         kind: Kind,
         alarms: Alarms,
-        keys: Keys,
-        by: Vec<usize>,
+        keyed: Keyed,
         columns: Vec<usize>,
         schema: SchemaRef,
     ) -> Self {
         Self {
             kind,
             alarms,
-            keys,
-            by,
+            keyed,
             numbers: Numbers::new(columns),
             learned: Chunks::new(),
             schema,
             name: ModelName::new(Some(name(kind))),
-            key_columns: Vec::new(),
-            ids: Vec::new(),
             row: Vec::new(),
             scratch: Scratch::default(),
         }
@@ -76,7 +69,7 @@ impl Streaming {
 
     /// Scores one row, whose key is known; whether it is an alarm.
     fn score(&mut self, row: usize, time: i64, score: &mut f64) -> bool {
-        let id = self.ids[row];
+        let id = self.keyed.ids()[row];
         if id == REFUSED || self.numbers.is_missing(row) {
             return false;
         }
@@ -91,21 +84,6 @@ impl Streaming {
         learned.quiet_rows =
             if is_high { Some(0) } else { learned.quiet_rows.map(|rows| rows.saturating_add(1)) };
         is_high || judgement.is_record
-    }
-
-    fn count_unscored(&self, scores: &[f64], out: &mut Output) {
-        let (mut refused, mut missing, mut warming) = (0, 0, 0);
-        for (row, (score, id)) in scores.iter().zip(&self.ids).enumerate() {
-            match score.is_nan() {
-                false => {}
-                true if *id == REFUSED => refused += 1,
-                true if self.numbers.is_missing(row) => missing += 1,
-                true => warming += 1,
-            }
-        }
-        out.count("unscored_rows", "max_keys", refused);
-        out.count("unscored_rows", "missing_values", missing);
-        out.count("unscored_rows", "warm_up", warming);
     }
 }
 
@@ -122,46 +100,44 @@ impl Operator for Streaming {
     fn process(&mut self, _port: usize, batch: RecordBatch, out: &mut Output) -> Result<()> {
         let times = schema::times(&batch)?.values();
         self.numbers.read(&batch)?;
-        self.key_columns.clear();
-        self.key_columns.extend(self.by.iter().map(|place| ArrayRef::clone(batch.column(*place))));
-        self.ids.clear();
+        self.keyed.begin(&batch);
         let mut scores = vec![f64::NAN; batch.num_rows()];
         let mut anomalies = vec![false; batch.num_rows()];
         let (mut from, mut evicted_keys) = (0, 0);
         while from < times.len() {
-            let to = self.keys.resolve(&self.key_columns, times, from, &mut self.ids);
-            self.learned.grow(self.keys.capacity());
+            let to = self.keyed.resolve(times, from);
+            self.learned.grow(self.keyed.keys.capacity());
             for row in from..to {
                 anomalies[row] = self.score(row, times[row], &mut scores[row]);
             }
-            let evicted = self.keys.take_evicted();
+            let evicted = self.keyed.keys.take_evicted();
             evicted_keys += evicted.len() as u64;
             self.forget(&evicted);
             from = to;
         }
         out.count("evicted_keys", "", evicted_keys);
-        self.count_unscored(&scores, out);
+        self.keyed.count_unscored(&self.numbers, &scores, out);
         out.emit(0, with_anomalies(&batch, &self.schema, scores, &anomalies, &self.name)?);
         Ok(())
     }
 
     fn watermark(&mut self, to: EventTime, _out: &mut Output) -> Result<()> {
-        let gone = self.keys.expire(to);
+        let gone = self.keyed.keys.expire(to);
         self.forget(&gone);
         Ok(())
     }
 
     fn save(&mut self, state: &mut StateWriter) {
-        self.keys.save(state);
+        self.keyed.keys.save(state);
         state.chunks("learned", "", &mut self.learned);
     }
 
     fn load(&mut self, state: &mut StateReader<'_>) -> Result<()> {
-        self.keys.load(state)?;
+        self.keyed.keys.load(state)?;
         self.learned = Chunks::load(state)?;
         let width = self.numbers.places().len();
         let fits = self.learned.iter().all(|learned| learned.fits(self.kind, width));
-        if self.learned.len() > self.keys.capacity() || !fits {
+        if self.learned.len() > self.keyed.keys.capacity() || !fits {
             return Err(Error::state("saved detectors do not fit the keys or the columns"));
         }
         Ok(())

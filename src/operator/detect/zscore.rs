@@ -1,12 +1,12 @@
 //! The detector that needs no model: a robust z-score per key, learning as it goes. Pure.
 
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
+use super::keyed::Keyed;
 use super::numbers::{ModelName, Numbers, with_scores};
 use super::robust::{Estimate, Estimation, score_column};
-use crate::core::keys::REFUSED;
-use crate::core::{Chunks, EventTime, Keys, Operator, Output, StateReader, StateWriter, schema};
+use crate::core::{Chunks, EventTime, Operator, Output, StateReader, StateWriter, schema};
 use crate::error::{Error, Result};
 
 /// The name of the method, in the configuration and in the column `model`.
@@ -16,16 +16,12 @@ pub(super) const NAME: &str = "robust_z";
 pub(super) struct RobustZ {
     estimation: Estimation,
     threshold: f64,
-    keys: Keys,
-    /// Where the columns of the key stand in the input.
-    by: Vec<usize>,
+    keyed: Keyed,
     numbers: Numbers,
     /// Per scored column the estimates of all keys, by the key's id.
     estimates: Vec<Chunks<Estimate>>,
     schema: SchemaRef,
     name: ModelName,
-    key_columns: Vec<ArrayRef>,
-    ids: Vec<u32>,
 }
 
 impl RobustZ {
@@ -33,22 +29,18 @@ impl RobustZ {
     pub(super) fn new(
         estimation: Estimation,
         threshold: f64,
-        keys: Keys,
-        by: Vec<usize>,
+        keyed: Keyed,
         columns: Vec<usize>,
         schema: SchemaRef,
     ) -> Self {
         Self {
             estimation,
             threshold,
-            keys,
-            by,
+            keyed,
             estimates: columns.iter().map(|_| Chunks::new()).collect(),
             numbers: Numbers::new(columns),
             schema,
             name: ModelName::new(Some(NAME)),
-            key_columns: Vec::new(),
-            ids: Vec::new(),
         }
     }
 
@@ -65,7 +57,7 @@ impl RobustZ {
 
     /// Scores the rows from one to another, whose ids are known.
     fn score(&mut self, from: usize, to: usize, times: &[i64], scores: &mut [f64]) {
-        let keys = self.keys.capacity();
+        let keys = self.keyed.keys.capacity();
         for (values, estimates) in self.numbers.columns().zip(&mut self.estimates) {
             estimates.grow(keys);
             let (values, times) = (&values[from..to], &times[from..to]);
@@ -73,27 +65,11 @@ impl RobustZ {
                 self.estimation,
                 values,
                 times,
-                &self.ids[from..to],
+                &self.keyed.ids()[from..to],
                 estimates,
                 &mut scores[from..to],
             );
         }
-    }
-
-    /// Counts the rows without a score by why they have none.
-    fn count_unscored(&self, scores: &[f64], out: &mut Output) {
-        let (mut refused, mut missing, mut warming) = (0, 0, 0);
-        for (row, (score, id)) in scores.iter().zip(&self.ids).enumerate() {
-            match score.is_nan() {
-                false => {}
-                true if *id == REFUSED => refused += 1,
-                true if self.numbers.is_missing(row) => missing += 1,
-                true => warming += 1,
-            }
-        }
-        out.count("unscored_rows", "max_keys", refused);
-        out.count("unscored_rows", "missing_values", missing);
-        out.count("unscored_rows", "warm_up", warming);
     }
 }
 
@@ -101,33 +77,31 @@ impl Operator for RobustZ {
     fn process(&mut self, _port: usize, batch: RecordBatch, out: &mut Output) -> Result<()> {
         let times = schema::times(&batch)?.values();
         self.numbers.read(&batch)?;
-        self.key_columns.clear();
-        self.key_columns.extend(self.by.iter().map(|place| ArrayRef::clone(batch.column(*place))));
-        self.ids.clear();
+        self.keyed.begin(&batch);
         let mut scores = vec![f64::NAN; batch.num_rows()];
         let (mut from, mut evicted_keys) = (0, 0);
         while from < times.len() {
-            let to = self.keys.resolve(&self.key_columns, times, from, &mut self.ids);
+            let to = self.keyed.resolve(times, from);
             self.score(from, to, times, &mut scores);
-            let evicted = self.keys.take_evicted();
+            let evicted = self.keyed.keys.take_evicted();
             evicted_keys += evicted.len() as u64;
             self.forget(&evicted);
             from = to;
         }
         out.count("evicted_keys", "", evicted_keys);
-        self.count_unscored(&scores, out);
+        self.keyed.count_unscored(&self.numbers, &scores, out);
         out.emit(0, with_scores(&batch, &self.schema, scores, self.threshold, &self.name)?);
         Ok(())
     }
 
     fn watermark(&mut self, to: EventTime, _out: &mut Output) -> Result<()> {
-        let gone = self.keys.expire(to);
+        let gone = self.keyed.keys.expire(to);
         self.forget(&gone);
         Ok(())
     }
 
     fn save(&mut self, state: &mut StateWriter) {
-        self.keys.save(state);
+        self.keyed.keys.save(state);
         for (place, estimates) in self.numbers.places().iter().zip(&mut self.estimates) {
             let column = self.schema.field(*place).name();
             state.chunks(&format!("estimates of {column}"), Estimate::FIELDS, estimates);
@@ -135,10 +109,10 @@ impl Operator for RobustZ {
     }
 
     fn load(&mut self, state: &mut StateReader<'_>) -> Result<()> {
-        self.keys.load(state)?;
+        self.keyed.keys.load(state)?;
         for estimates in &mut self.estimates {
             *estimates = Chunks::load(state)?;
-            if estimates.len() > self.keys.capacity() {
+            if estimates.len() > self.keyed.keys.capacity() {
                 return Err(Error::state("saved estimates do not fit the keys"));
             }
         }

@@ -23,7 +23,8 @@ use crate::units::{Period, Secret, Size};
 /// the time that its `Retry-After` asks for; meanwhile rows wait in the spool, and without one the pipeline waits. Any
 /// other answer than 2xx refuses the request for good: it is logged and counted, and its rows become dead letters, or are
 /// dropped where none are kept. Redirects are not followed. Every request has an `Idempotency-Key`
-/// that is the same whenever it is sent again, also after a restart with a log, so that a server can tell a repetition.
+/// that is the same whenever it is sent again, also after a restart with a log, so that a server can tell a repetition;
+/// what a changed file makes of the same messages has other keys.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HttpConfig {
